@@ -1,0 +1,56 @@
+"""Raw sources, the clean corpus and its splits."""
+
+import dagster as dg
+from dagster import AssetExecutionContext
+
+from medpipe.assets.present import check_specs
+from medpipe.corpus.sources import SOURCES, stamp
+from medpipe.resources import Launcher, Profile
+from medpipe.schema import Ref
+
+OWNERS = ["team:medpipe"]
+
+
+def source_asset(name: str) -> dg.AssetsDefinition:
+    """One raw source; a source that can't be had is empty, says why, and fails its check `reachable`."""
+    source = SOURCES[name]
+
+    @dg.asset(
+        key=["sources", name], group_name="sources", kinds={"table"}, owners=OWNERS, dagster_type=dg.Any, description=f"{source.title}. Licence: {source.licence}.",
+        check_specs=check_specs(f"sources/{name}"),
+    )  # fmt: skip
+    def load(context: AssetExecutionContext, launcher: Launcher, profile: Profile) -> dg.MaterializeResult:
+        return launcher.make(context, f"sources/{name}", "source", {}, extra=stamp(name, profile.settings()))
+
+    return load
+
+
+sources = [source_asset(name) for name in SOURCES]
+
+
+@dg.asset(
+    key=["corpus", "clean"], group_name="corpus", kinds={"table", "greatexpectations"}, owners=OWNERS, dagster_type=dg.Any,
+    ins={name: dg.AssetIn(["sources", name]) for name in SOURCES}, check_specs=check_specs("corpus/clean"),
+)  # fmt: skip
+def clean(context: AssetExecutionContext, launcher: Launcher, **refs: Ref) -> dg.MaterializeResult:
+    """All sources as one table: repaired, bounded in length, without duplicates, each dropped row with its reason."""
+    return launcher.make(context, "corpus/clean", "clean", {f"sources/{name}": ref for name, ref in refs.items()})
+
+
+def split_asset(part: str, description: str) -> dg.AssetsDefinition:
+    """One side of the split by condition: no condition is on two sides, and adding rows moves none."""
+
+    @dg.asset(
+        key=["splits", part], group_name="splits", kinds={"table", "greatexpectations"}, owners=OWNERS, dagster_type=dg.Any, description=description,
+        ins={"clean": dg.AssetIn(["corpus", "clean"])}, check_specs=check_specs(f"splits/{part}"),
+    )  # fmt: skip
+    def split(context: AssetExecutionContext, launcher: Launcher, clean: Ref) -> dg.MaterializeResult:
+        return launcher.make(context, f"splits/{part}", "split", {"corpus/clean": clean})
+
+    return split
+
+
+splits = [
+    split_asset("train", "What the roles learn from, and the evidence index that the researcher reads."),
+    split_asset("validation", "What tells whether a role has learned: conditions that training never shows."),
+]

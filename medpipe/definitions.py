@@ -1,0 +1,49 @@
+"""The whole graph in one table: assets, jobs, the weekly schedule and what the assets are given.
+
+    dagster asset materialize -m medpipe.definitions --select '*'      # the profile is MEDPIPE_PROFILE, or quickstart
+    dagster dev                                                        # the same graph on a page (workspace.yaml)
+
+sources → corpus → splits → models (base, four roles, team) → evaluation → release. How things are made is in the library
+packages; nothing heavy (torch, transformers, mlflow, great_expectations) is imported here.
+"""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from medpipe.assets import corpus, evaluation, models
+from medpipe.assets.console import console
+from medpipe.resources import Launcher, Profile, RefStore
+
+profile = Profile.configure_at_launch()
+settings = Profile().settings()  # decides the pools; a profile chosen in the launchpad changes everything else
+
+ASSETS = [*corpus.sources, corpus.clean, *corpus.splits, *models.model_assets(settings), evaluation.evaluation_assets(settings), evaluation.report]
+
+DATA = dg.AssetSelection.groups("sources", "corpus", "splits")
+MODELS = dg.AssetSelection.groups("models")
+RESULTS = dg.AssetSelection.groups("evaluation", "release")
+
+JOBS = {
+    "ingest": dg.define_asset_job("ingest", DATA, description="Sources to validated splits."),
+    "train": dg.define_asset_job("train", MODELS, description="The base, the four roles and the team, from the splits that stand."),
+    "evaluate": dg.define_asset_job("evaluate", RESULTS, description="Benchmarks, leaderboard and report, on the models that stand."),
+    "everything": dg.define_asset_job("everything", dg.AssetSelection.all(), description="The whole graph."),
+}
+
+WEEKLY = dg.ScheduleDefinition(
+    name="weekly_retraining",
+    job=JOBS["everything"],
+    cron_schedule="0 3 * * 0",
+    execution_timezone="UTC",
+    description="Every Sunday at 03:00 UTC; what has not changed is not made again. Off until switched on.",
+)
+
+defs = dg.Definitions(
+    assets=ASSETS,
+    jobs=list(JOBS.values()),
+    schedules=[WEEKLY],
+    resources={"profile": profile, "launcher": Launcher(profile=profile), "io_manager": RefStore(profile=profile)},
+    executor=dg.multiprocess_executor.configured({"start_method": {"forkserver": {"preload_modules": ["medpipe.definitions"]}}}),
+    loggers={"console": console},
+)

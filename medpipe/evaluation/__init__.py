@@ -1,0 +1,1 @@
+"""Benchmarks, intervals, leaderboard, plots and the report."""

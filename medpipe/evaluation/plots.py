@@ -1,0 +1,178 @@
+"""The pictures of the report: funnel, loss curves, reward curves, leaderboard.
+
+    from medpipe.evaluation.plots import loss_curves
+    loss_curves({"planner": rows}, Path("loss.png"))
+
+Each function writes one PNG, atomically, and returns its path. Colours are the palette of Okabe and Ito (Color Universal
+Design, 2008), doubled by line styles, markers or direct labels, so that nothing hangs on colour alone. What this leaves
+out: anything interactive. Matplotlib is imported here, so only workers import this module.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from medpipe import store
+
+BLUE, ORANGE, GREEN, PURPLE, RED, SKY, YELLOW, INK, GREY = (
+    "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#1f2933", "#8a94a0"
+)  # fmt: skip
+ROLE_COLOURS = {"planner": BLUE, "researcher": ORANGE, "analyst": GREEN, "reporter": PURPLE}
+COMPONENTS = {"accuracy": BLUE, "relevance": ORANGE, "safety": RED, "collaboration": GREEN, "evidence": PURPLE, "reasoning": SKY}
+STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
+MARKERS = ("o", "s", "^", "D", "v", "P")
+WIDTH = 7.0  # inches: 700 px at the size at which the report shows it
+MetricRow = Mapping[str, Any]
+
+
+def series(rows: Sequence[MetricRow], name: str) -> tuple[list[int], list[float]]:
+    """Steps and values of one metric, leaving out rows that do not carry it."""
+    kept = [row for row in rows if isinstance(row.get(name), int | float)]
+    return [int(row["step"]) for row in kept], [float(row[name]) for row in kept]
+
+
+def loss_curves(curves: Mapping[str, Sequence[MetricRow]], path: Path) -> Path:
+    """Fine-tuning loss of each role by optimiser step (nats per completion token)."""
+    figure, axes = _figure(3.3)
+    fell = drawn = 0
+    for number, (role, rows) in enumerate(curves.items()):
+        steps, loss = series(rows, "loss")
+        if loss:
+            drawn, fell = drawn + 1, fell + (loss[-1] < loss[0])
+            style = {"color": ROLE_COLOURS.get(role, GREY), "linestyle": STYLES[number % 6], "marker": MARKERS[number % 6]}
+            axes.plot(
+                steps, loss, markersize=4, markevery=max(1, len(steps) // 12), label=f"{role} ({loss[0]:.2f} → {loss[-1]:.2f})", **style
+            )
+    axes.set(xlabel="optimiser step", ylabel="loss (nats per token)")
+    _title(axes, f"Training loss ended lower than it began in {fell} of {drawn} roles")
+    _finish(axes)
+    return _save(figure, path)
+
+
+def reward_curves(rows: Sequence[MetricRow], path: Path) -> Path:
+    """Four panels by MAPoRL iteration: team reward, its components, accuracy with malformed messages, KL with entropy."""
+    figure = Figure(figsize=(WIDTH, 6.6), layout="constrained")
+    panels = figure.subplots(2, 2).flatten()
+    _, reward = series(rows, "reward/team")
+    change = f": {reward[0]:.2f} → {reward[-1]:.2f}" if reward else ""
+    _lines(panels[0], rows, {"reward/team": BLUE}, f"Team reward{change}", "reward (no unit)")
+    _lines(panels[1], rows, {f"reward/{name}": colour for name, colour in COMPONENTS.items()}, "Its six components", "score (0 to 1)")
+    shares = {"answer_accuracy": GREEN, "malformed": RED}
+    _lines(panels[2], rows, shares, "Right answers, unusable messages", "share (0 to 1)")
+    _lines(panels[3], rows, {"kl": PURPLE, "entropy": SKY}, "KL to the start, and entropy", "nats per token")
+    return _save(figure, path)
+
+
+def funnel(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
+    """Where each source's rows went, as shares of what came in; `rows` as in corpus/clean's funnel.json."""
+    sources = list(dict.fromkeys(str(row["source"]) for row in rows))
+    steps = ["kept", *dict.fromkeys(str(row["step"]) for row in rows if row["rows"] and row["step"] not in ("in", "kept"))]
+    counts = {(str(row["source"]), str(row["step"])): int(row["rows"]) for row in rows}
+    total = sum(counts.get((source, "in"), 0) for source in sources)
+    kept = sum(counts.get((source, "kept"), 0) for source in sources)
+    figure, axes = _figure(1.5 + 0.5 * len(sources) + 0.16 * len(steps))
+    left = dict.fromkeys(sources, 0.0)
+    fills = (BLUE, ORANGE, PURPLE, YELLOW, GREEN, RED, SKY, GREY)
+    hatches = ("", "//", "..", "xx", "\\\\", "++", "oo", "--")
+    for number, step in enumerate(steps):
+        shares = [100 * counts.get((source, step), 0) / max(1, counts.get((source, "in"), 0)) for source in sources]
+        look = {"color": fills[number % 8], "hatch": hatches[number % 8], "edgecolor": "white", "linewidth": 0}
+        n = sum(counts.get((source, step), 0) for source in sources)
+        axes.barh(sources, shares, left=[left[source] for source in sources], height=0.62, label=f"{step} ({n:,})", **look)
+        for source, share in zip(sources, shares, strict=True):
+            left[source] += share
+    axes.set_yticks(range(len(sources)), [f"{source}\n{counts.get((source, 'in'), 0):,} rows" for source in sources])
+    axes.invert_yaxis()
+    axes.set(xlabel="share of the source's rows (%)", xlim=(0, 100))
+    _title(axes, f"{kept:,} of {total:,} rows were kept")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.45, -0.55 / (0.5 * len(sources) + 0.6)), ncols=2, frameon=False, fontsize=9)
+    _bare(axes)
+    return _save(figure, path)
+
+
+def leaderboard(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
+    """One panel per benchmark: each system's mean as a dot with its interval, and what guessing gives as a dashed line."""
+    names = list(dict.fromkeys(str(row["benchmark"]) for row in rows))
+    groups = [[row for row in rows if row["benchmark"] == name] for name in names]
+    if not groups:
+        figure, axes = _figure(1.2)
+        axes.text(0.5, 0.5, "No benchmark was run", ha="center", va="center", fontsize=11, color=INK)
+        axes.set_axis_off()
+        return _save(figure, path)
+    sizes = [len(group) + 1.9 for group in groups]
+    figure = Figure(figsize=(WIDTH, 0.29 * sum(sizes) + 0.3), layout="constrained")
+    panels = figure.subplots(len(groups), 1, squeeze=False, height_ratios=sizes)[:, 0]
+    for axes, group in zip(panels, groups, strict=True):
+        first = group[0]
+        for position, row in enumerate(group):
+            colour = (GREY, ORANGE, GREEN, BLUE)[position % 4]
+            axes.plot([row["low"], row["high"]], [position, position], color=colour, linewidth=2.4, solid_capstyle="butt")
+            axes.plot([row["mean"]], [position], color=colour, marker=MARKERS[position % 6], markersize=7)
+            told = f"{row['mean']:.2f}  ({row['low']:.2f} to {row['high']:.2f})"
+            axes.annotate(told, (1.02, position), xycoords=("axes fraction", "data"), fontsize=8.5, va="center", color=INK)
+        axes.axvline(first["chance"], color=INK, linestyle="--", linewidth=1.1)
+        beside = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "fontsize": 8.5, "va": "top"}
+        axes.annotate(f"chance {first['chance']:.2f}", (first["chance"], 1), (4, 0), **beside)
+        axes.set_yticks(range(len(group)), [str(row.get("label", row["system"])) for row in group])
+        axes.set(xlim=(min(-0.02, *(row["low"] - 0.02 for row in group)), 1.02), ylim=(len(group) - 0.4, -1.2))
+        axes.set_xlabel(
+            "share of questions answered right" if first["metric"] == "accuracy" else f"mean {first['metric']} to the reference"
+        )
+        _title(axes, f"{first['title']}, {first['n']} questions")
+        _bare(axes)
+    return _save(figure, path)
+
+
+def _figure(height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _lines(axes: Axes, rows: Sequence[MetricRow], names: Mapping[str, str], title: str, unit: str) -> None:
+    for number, (name, colour) in enumerate(names.items()):
+        steps, values = series(rows, name)
+        if values:
+            label = name.removeprefix("reward/").replace("_", " ")
+            axes.plot(steps, values, color=colour, linestyle=STYLES[number % 6], marker=MARKERS[number % 6], markersize=4, label=label)
+    axes.set(xlabel="MAPoRL iteration", ylabel=unit)
+    _title(axes, title)
+    _finish(axes, legend=False)
+    if len(axes.lines) > 1:  # below the panel: inside, it would cover lines that cross
+        axes.legend(frameon=False, fontsize=8.5, ncols=2, loc="upper center", bbox_to_anchor=(0.45, -0.22))
+
+
+def _finish(axes: Axes, legend: bool = True) -> None:
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if not axes.lines:
+        axes.text(0.5, 0.5, "nothing was recorded", ha="center", va="center", transform=axes.transAxes, color=INK)
+    elif legend:
+        axes.legend(frameon=False, fontsize=8.5)
+    _bare(axes)
+
+
+def _bare(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=9, colors=INK)
+    axes.xaxis.label.set(size=9.5, color=INK)
+    axes.yaxis.label.set(size=9.5, color=INK)
+
+
+def _title(axes: Axes, text: str) -> None:
+    # Matplotlib reads $…$ as mathematics: a dollar from data stays a dollar.
+    axes.set_title(textwrap.fill(text, 78).replace("$", r"\$"), fontsize=10.5, fontweight="bold", loc="left", color=INK)
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    FigureCanvasAgg(figure)
+    with store.atomic_path(path) as temporary:
+        # Twice the shown size for sharp print; no software stamp, so that equal data give equal bytes.
+        figure.savefig(temporary, format="png", dpi=200, facecolor="white", metadata={"Software": None})
+    return path

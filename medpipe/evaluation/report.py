@@ -1,0 +1,257 @@
+"""The report for a reader who knows medicine: one HTML page that needs nothing else.
+
+Work of the asset release/report: gathers what the finished folders hold, renders report.html.jinja, and copies the page
+to outputs/report.html. Nothing is measured here: every number comes from a folder that is named on the page. Text from
+data and models is escaped, and the page's own policy forbids scripts and loading. What this leaves out: several
+transcripts per benchmark, and a comparison with earlier runs.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from medpipe import NOTICE, store
+from medpipe.errors import MedpipeError
+from medpipe.evaluation import plots
+from medpipe.evaluation.benchmarks import BENCHMARKS
+from medpipe.evaluation.leaderboard import SYSTEMS, compared, headline_of
+from medpipe.job import Job, Outcome
+from medpipe.schema import LETTERS, ROLES, Manifest, QAExample
+
+MODELS = ("models/base", *(f"models/{role}" for role in ROLES), "models/maporl_team")
+SPLITS = {"splits/train": "training", "splits/validation": "validation"}
+_UNSHOWABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def run(job: Job) -> Outcome:
+    """Render report.html into the asset's folder and copy it to outputs/report.html."""
+    html = render(context(job))
+    store.write_text(job.out / "report.html", html)
+    store.write_text(job.settings.outputs / "report.html", html)
+    job.report.log(f"report written: {job.settings.outputs / 'report.html'}")
+    shown = (("loss_curves", "loss.png", "Loss of the four roles"), ("reward_curves", "reward.png", "Reward curves of MAPoRL"))
+    pictures = {name: {"image": f"plots/{file}", "alt": alt} for name, file, alt in shown}
+    return Outcome(metadata={"report": {"file": str(job.settings.outputs / "report.html")}, "size_kib": len(html) // 1024, **pictures})
+
+
+def render(values: Mapping[str, Any]) -> str:
+    """Fill the template; what can't stand in a page (control characters, lone surrogates) becomes U+FFFD."""
+    folder = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    html = environment.get_template("report.html.jinja").render(values)
+    return _UNSHOWABLE.sub("\ufffd", html)
+
+
+def context(job: Job) -> dict[str, Any]:
+    """Everything that the page shows, from the job's input folders; also draws the four plots into job.out/plots."""
+    board = store.read_json(job.inputs["evaluation/leaderboard"] / "leaderboard.json")
+    confidence = job.settings.evaluation.confidence
+    counts = store.read_json(job.inputs["corpus/clean"] / "funnel.json")
+    headline, caveats = headline_of(board, confidence)
+    transcripts = _transcripts(job)
+    made = _manifest(job, "evaluation/leaderboard")
+    sections = [("not-run", "Not run"), ("leaderboard", "Leaderboard"), ("data", "Data"), ("training", "Training")]
+    sections += [("transcripts", "Transcripts")] * bool(transcripts) + [("models", "Models"), ("reproduce", "Reproduce")]
+    return {
+        "profile": job.settings.name,
+        "notice": NOTICE,
+        "made": made.created_at,
+        "headline": headline,
+        "caveats": caveats,
+        "contents": sections,
+        "confidence": f"{confidence:.0%}",
+        "board": board,
+        "not_run": _not_run(job, board, counts),
+        "groups": _groups(job, board),
+        "differences": [{**row, "pair": f"{SYSTEMS[row['a']]} − {SYSTEMS[row['b']]}"} for row in compared(board)],
+        "funnel": _funnel(counts),
+        "splits": _splits(job, counts),
+        "transcripts": transcripts,
+        "models": [_model(job, key) for key in MODELS],
+        "command": f"make run PROFILE={job.settings.name}",
+        "made_from": _made_from(job, made),
+        "mixed": _mixed(job, made),
+        "pictures": _pictures(job, board, counts),
+    }
+
+
+def _manifest(job: Job, key: str) -> Manifest:
+    manifest = store.read_manifest(job.inputs[key]) if key in job.inputs else None
+    if manifest is None:
+        raise MedpipeError(got=f"no finished {key}", expected="its manifest", where="release/report", do=f"materialise {key} first")
+    return manifest
+
+
+def _not_run(job: Job, board: Mapping[str, Any], funnel: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Sources that gave nothing and benchmarks that were not run, each with its reason."""
+    found = [(key, store.read_manifest(folder)) for key, folder in job.inputs.items() if key.startswith("sources/")]
+    manifests = {key.removeprefix("sources/"): manifest for key, manifest in found if manifest}
+    reasons = {name: manifest.reason for name, manifest in manifests.items() if manifest.status == "unreachable"}
+    for row in funnel:
+        told = row["source"] in manifests or row["source"] == "custom"  # no rows of the user's own is nothing amiss
+        if row["step"] == "in" and row["rows"] == 0 and row["source"] in job.settings.corpus.use and not told:
+            reasons[row["source"]] = f"no row of it came into the corpus; the asset sources/{row['source']} says why"
+    rows = [{"kind": "Source", "title": name, "reason": reason} for name, reason in reasons.items()]
+    return rows + [{"kind": "Benchmark", "title": row["title"], "reason": row["reason"]} for row in board["not_run"]]
+
+
+def _groups(job: Job, board: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The leaderboard's rows by benchmark, with what its summary says about chance and overlap."""
+    groups = []
+    for name in dict.fromkeys(row["benchmark"] for row in board["rows"]):
+        summary = store.read_json(job.inputs[f"evaluation/{name}"] / "summary.json")
+        rows = [{**row, "against_chance": _against_chance(row)} for row in board["rows"] if row["benchmark"] == name]
+        about = {"title": summary["title"], "citation": BENCHMARKS[name].citation, "licence": BENCHMARKS[name].licence}
+        seen = summary["overlap_with_training"]
+        told = (
+            f"{seen} of its questions stand in the training data word for word."
+            if seen
+            else "None of its questions stands in the training data."
+        )
+        groups.append({**about, "rows": rows, "chance_note": summary["chance_note"].rstrip("."), "overlap": told})
+    return groups
+
+
+def _against_chance(row: Mapping[str, Any]) -> str:
+    if row["low"] > row["chance"]:
+        return "above"
+    return "below" if row["high"] < row["chance"] else "not told apart"
+
+
+def _funnel(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The funnel as a table of steps by sources, without drop reasons that met no row."""
+    sources = list(dict.fromkeys(row["source"] for row in rows))
+    met = dict.fromkeys(row["step"] for row in rows if row["rows"] and row["step"] not in ("in", "kept"))
+    counts = {(row["source"], row["step"]): row["rows"] for row in rows}
+    steps = [{"step": step, "counts": [counts.get((source, step), 0) for source in sources]} for step in ("in", *met, "kept")]
+    return {"sources": sources, "steps": steps}
+
+
+def _splits(job: Job, funnel: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Rows by source and part; what is kept and in neither split is held out."""
+    counted = [Counter(row["source"] for row in store.read_jsonl(job.inputs[key] / store.ROWS)) for key in SPLITS]
+    kept = Counter({row["source"]: row["rows"] for row in funnel if row["step"] == "kept"})
+    kept.subtract(counted[0] + counted[1])
+    counted.append(kept)
+    sources = list(dict.fromkeys([*kept, "all"]))
+    for counter in counted:
+        counter["all"] = counter.total()
+    return {
+        "parts": [*SPLITS.values(), "held out"],
+        "rows": [{"source": name, "counts": [part[name] for part in counted]} for name in sources],
+    }
+
+
+def _transcripts(job: Job) -> list[dict[str, Any]]:
+    """For each benchmark that ran, the first transcript of the MAPoRL team, with the answer that was scored."""
+    found = []
+    for name, benchmark in BENCHMARKS.items():
+        folder = job.inputs.get(f"evaluation/{name}", Path())
+        items = store.read_json(folder / "transcripts.json") if (folder / "transcripts.json").is_file() else []
+        item = next((item for item in items if item["system"] == "maporl_team"), None)
+        if item is None:
+            continue
+        asked = QAExample.model_validate(item["question"])
+        named = {letter: f"{letter}) {text}" for letter, text in zip(LETTERS, asked.options, strict=False)}
+        shown: dict[str, Any] = {
+            "title": benchmark.title,
+            "system": SYSTEMS["maporl_team"],
+            "reference": named.get(asked.answer, asked.answer),
+        }
+        shown["options"] = [{"text": text, "right": letter == asked.answer} for letter, text in named.items()]
+        if asked.is_choice:
+            shown["answered"] = named.get(_scored(folder, asked.id), "(none)")
+            shown["outcome"] = shown["mark"] = "right" if item["score"] >= 1 else "wrong"
+        else:
+            shown |= {"answered": item["final"], "outcome": f"similarity to the reference {item['score']:.2f}", "mark": ""}
+        found.append({**item, **shown})
+    return found
+
+
+def _scored(folder: Path, id: str) -> str:
+    """The letter that counted, which need not be the one that the last message names."""
+    rows = store.read_jsonl(folder / "items.jsonl")
+    return next((row["prediction"] for row in rows if row["system"] == "maporl_team" and row["id"] == id), "")
+
+
+def _model(job: Job, key: str) -> dict[str, Any]:
+    manifest = _manifest(job, key)
+    plain = {name.replace("_", " "): value for name, value in manifest.metadata.items() if isinstance(value, str | int | float)}
+    facts = [(name, _plain(value)) for name, value in plain.items()]
+    return {"name": key.removeprefix("models/"), "facts": facts, "seconds": manifest.seconds, "sha256": manifest.sha256}
+
+
+def _plain(value: str | int | float) -> str:
+    if isinstance(value, bool | str):
+        return str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def _made_from(job: Job, made: Manifest) -> list[tuple[str, str]]:
+    data = _manifest(job, "corpus/clean").sha256
+    named = (("Profile", job.settings.name), ("Seed", str(job.settings.seed)), ("Commit", made.commit or "not recorded"))
+    return [
+        *named,
+        ("Config hash", made.config_hash or "not recorded"),
+        ("Data hash (corpus/clean)", data),
+        ("Leaderboard hash", made.sha256),
+    ]
+
+
+def _mixed(job: Job, made: Manifest) -> list[str]:
+    """Say so where an asset comes from an earlier run with another commit or configuration."""
+    lines = []
+    for what, field in (("commit", "commit"), ("configuration", "config_hash")):
+        others = [key for key in ("corpus/clean", *MODELS) if getattr(_manifest(job, key), field) != getattr(made, field)]
+        if others:
+            lines.append(f"From an earlier run with another {what}: {', '.join(others)}.")
+    return lines
+
+
+def _pictures(job: Job, board: Mapping[str, Any], counts: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+    """Draw the plots; each with an alternative text that carries the numbers."""
+    losses = {role: _metrics(job, f"models/{role}") for role in ROLES}
+    rewards = _metrics(job, "models/maporl_team")
+    drawn = {
+        "leaderboard": plots.leaderboard(board["rows"], job.out / "plots" / "leaderboard.png"),
+        "funnel": plots.funnel(counts, job.out / "plots" / "funnel.png"),
+        "loss": plots.loss_curves(losses, job.out / "plots" / "loss.png"),
+        "reward": plots.reward_curves(rewards, job.out / "plots" / "reward.png"),
+    }
+    ends = [(role, plots.series(rows, "loss")[1]) for role, rows in losses.items()]
+    told = ", ".join(f"{role} {loss[0]:.2f} to {loss[-1]:.2f}" for role, loss in ends if loss) or "none recorded"
+    reward = plots.series(rewards, "reward/team")[1]
+    says = f"from {reward[0]:.2f} to {reward[-1]:.2f} over {len(reward)} iterations" if reward else "was not recorded"
+    few = " Few iterations: a rise or fall here is no trend." if len(reward) < 20 else ""
+    alts = {
+        "leaderboard": (
+            "Dot plot: mean and interval of every system on each benchmark, with the chance line",
+            "Dots are means, bars their intervals. The table below has the numbers.",
+        ),
+        "funnel": (
+            "Bar chart: share of each source's rows that was kept or dropped, by reason",
+            "Shares within each source; the table below has the counts.",
+        ),
+        "loss": (f"Line chart of training loss by step: {told}", "Loss on the tokens that each role learns to write (training data)."),
+        "reward": (f"Line charts of MAPoRL: team reward {says}", f"Means over the episodes sampled in one iteration.{few}"),
+    }
+    return {
+        name: {
+            "src": f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}",
+            "alt": alts[name][0],
+            "caption": alts[name][1],
+        }
+        for name, path in drawn.items()
+    }
+
+
+def _metrics(job: Job, key: str) -> list[dict[str, Any]]:
+    path = job.inputs[key] / "metrics.jsonl"
+    return store.read_jsonl(path) if path.is_file() else []

@@ -1,0 +1,91 @@
+"""The order that a worker process carries out, and whether its result already lies there.
+
+One interface for every place of work: whoever can hand a worker this JSON can run it. Left out: SageMaker, Kubernetes.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from medpipe.config import Settings
+from medpipe.launch.devices import Place
+from medpipe.schema import Frozen, Manifest, Ref
+from medpipe.store import damaged_files, read_manifest
+from medpipe.tasks import TASKS
+
+WORKER = (sys.executable, "-m", "medpipe.launch.worker")
+QUIET = {
+    "TOKENIZERS_PARALLELISM": "false",
+    "TQDM_DISABLE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "GX_ANALYTICS_ENABLED": "False",
+    "TRANSFORMERS_VERBOSITY": os.environ.get("TRANSFORMERS_VERBOSITY", "error"),
+    "PYTHONUNBUFFERED": "1",
+    "PYTHONWARNINGS": "ignore::FutureWarning,ignore::DeprecationWarning",
+}
+"""Environment of every worker: progress bars of libraries off (they freeze Dagster's page), telemetry off."""
+
+
+class Order(Frozen):
+    """What to make, from what, with which settings, where."""
+
+    name: str  # the asset's key, "models/planner"
+    task: str  # key of medpipe.tasks.TASKS
+    settings: Settings
+    inputs: dict[str, Ref]
+    out: str
+    fingerprint: str
+    device: str = "cpu"
+    run_id: str = ""
+    commit: str = ""
+
+
+def write_order(name: str, task: str, settings: Settings, inputs: dict[str, Ref], place: Place, run_id: str, extra: dict[str, str]) -> Order:
+    """Write the order for an asset; `extra` adds what else its result depends on (a source file's hash, say)."""
+    fingerprint = TASKS[task].fingerprint(settings, {key: ref.sha256 for key, ref in inputs.items()}, name=name, **extra)
+    return Order(
+        name=name, task=task, settings=settings, inputs=inputs, out=str(settings.outputs / name), fingerprint=fingerprint,
+        device=place.device, run_id=run_id, commit=commit(),
+    )  # fmt: skip
+
+
+def standing_result(order: Order) -> Manifest | None:
+    """The manifest of a finished, whole result of this very order, or None. A source that could not be had is tried again."""
+    folder = Path(order.out)
+    manifest = read_manifest(folder)
+    if manifest is None or manifest.fingerprint != order.fingerprint or manifest.status != "ok" or damaged_files(folder, manifest):
+        return None
+    return manifest
+
+
+def worker_environment(place: Place) -> dict[str, str]:
+    """Variables that must be set before the worker starts: the one GPU it may see, and its share of the cores."""
+    visible = {} if place.gpu is None else {"CUDA_VISIBLE_DEVICES": place.gpu}
+    return {**QUIET, "OMP_NUM_THREADS": str(place.threads), **visible}
+
+
+def commit() -> str:
+    """The git commit of the working directory, with "+changes" where it differs from it; "unknown" outside a checkout."""
+
+    def ask(*words: str) -> str:
+        return subprocess.run(["git", *words], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return ask("rev-parse", "--short=12", "HEAD") + ("+changes" if ask("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def to_ref(order: Order, manifest: Manifest) -> Ref:
+    """What the next asset is handed."""
+    return Ref(path=order.out, sha256=manifest.sha256, status=manifest.status, reason=manifest.reason)
+
+
+def as_extras(order: Order) -> dict[str, Any]:
+    """The order as plain data for the border between processes."""
+    return {"order": order.model_dump(mode="json"), "parent": os.getpid()}

@@ -1,0 +1,213 @@
+"""The process in which one asset's work is done.
+
+    python -m medpipe.launch.worker               # started by Dagster, which hands it an order through Pipes
+    python -m medpipe.launch.worker order.json    # alone, with an order that was saved
+
+It dies with its parent, holds a kernel lock on its GPU, builds the result in a folder beside the final one, writes the
+manifest last, and renames. What it says goes to Dagster, to outputs/logs and, for models, into the result.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from medpipe import store
+from medpipe.errors import MedpipeError
+from medpipe.job import Job, Outcome, scoped
+from medpipe.launch.order import Order
+from medpipe.schema import CheckResult, Manifest
+from medpipe.tasks import TASKS
+from medpipe.tracking import Tracker
+
+PROGRESS_SECONDS = 5.0
+TRACKED = ("base", "sft", "maporl", "benchmark")
+VOLATILE = ("metrics.jsonl", "training_logs.txt", "training_stats.json", "plots/")
+"""Files that tell how a result was made, not what it is: they carry times, so the content hash leaves them out."""
+EXIT_EXPLAINED = 3
+"""Exit status after a failure whose message was handed over."""
+
+
+class WorkReporter:
+    """Reporter of one job: lines to a log file and to `say`, numbers to metrics.jsonl and the tracker."""
+
+    def __init__(self, log: Path, out: Path, say: Callable[[str, str], None]) -> None:
+        self._log, self._out, self._say = log, out, say
+        self._said = 0.0
+        self.tracker: Tracker | None = None
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text("", encoding="utf-8")
+
+    def log(self, text: str) -> None:
+        """Say one line now."""
+        self._line("info", text)
+
+    def warn(self, text: str) -> None:
+        """Say one line now, as a warning."""
+        self._line("warning", text)
+
+    def progress(self, done: int, total: int, text: str = "") -> None:
+        """Say how far the job is, every few seconds at most."""
+        now = time.monotonic()
+        if done >= total or now - self._said >= PROGRESS_SECONDS:
+            self._said = now
+            self._line("info", f"{done}/{total} {text}")
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Append one line of numbers; hand a copy to the tracker."""
+        import json
+
+        with (self._out / "metrics.jsonl").open("a", encoding="utf-8") as handle:
+            handle.write(json.dumps({"step": step, "time": _now(), **values}) + "\n")
+        if self.tracker:
+            self.tracker.metrics(step, values)
+
+    def _line(self, level: str, text: str) -> None:
+        with self._log.open("a", encoding="utf-8") as handle:
+            handle.write(f"{_now()} {level}: {text}\n")
+        self._say(level, text)
+
+
+def carry_out(order: Order, say: Callable[[str, str], None]) -> Manifest:
+    """Do the work of an order and publish its folder; raises what the work raises and leaves nothing half-written."""
+    final, settings, task = Path(order.out), order.settings, TASKS[order.task]
+    partial = final.with_name(f".{final.name}.partial")
+    scratch = settings.outputs / "scratch" / order.fingerprint[:16]
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    scratch.mkdir(parents=True, exist_ok=True)
+    log = settings.outputs / "logs" / f"{order.name.replace('/', '_')}.log"
+    reporter = WorkReporter(log, partial, say)
+    _refuse_failed_inputs(order)
+    inputs = {key: ref.sha256 for key, ref in order.inputs.items()}
+    if order.task in TRACKED:
+        tags = {"medpipe.asset": order.name, "medpipe.fingerprint": order.fingerprint, "medpipe.commit": order.commit}
+        tags |= {f"medpipe.input.{key}": sha for key, sha in inputs.items()} | {"medpipe.config_hash": settings.config_hash()}
+        reporter.tracker = Tracker(settings, order.name, order.run_id, tags, reporter.warn)
+        reporter.tracker.params({section: getattr(settings, section).model_dump(mode="json") for section in task.sections})
+    started, outcome = time.monotonic(), None
+    try:
+        with _gpu_claimed(order.device, reporter.log):
+            folders = {key: Path(ref.path) for key, ref in order.inputs.items()}
+            outcome = task(Job(order.name, scoped(settings, task.sections), folders, partial, scratch, order.device, reporter))
+    finally:
+        if outcome is None:
+            shutil.rmtree(partial, ignore_errors=True)
+        if reporter.tracker:
+            reporter.tracker.close(outcome is None, _numbers(outcome), {})
+    if order.task in ("sft", "maporl"):
+        shutil.copyfile(log, partial / "training_logs.txt")
+    files = store.hash_tree(partial)
+    lasting = {name: sha for name, sha in files.items() if not name.startswith(VOLATILE)}
+    manifest = Manifest(
+        task=order.task, fingerprint=order.fingerprint, sha256=store.hash_of_hashes(lasting), files=files, inputs=inputs,
+        settings={section: getattr(settings, section).model_dump(mode="json") for section in task.sections},
+        config_hash=settings.config_hash(), commit=order.commit, created_at=_now(), seconds=round(time.monotonic() - started, 2),
+        status=outcome.status, reason=outcome.reason, metadata=dict(outcome.metadata), checks=outcome.checks,
+    )  # fmt: skip
+    store.publish(partial, final, manifest)
+    shutil.rmtree(scratch, ignore_errors=True)
+    return manifest
+
+
+def _refuse_failed_inputs(order: Order) -> None:
+    """A blocking check stops one run only: a later run must not build on data or weights that failed theirs."""
+    for key, ref in order.inputs.items():
+        if ref.status != "ok":
+            continue  # the work itself says what it does without it
+        manifest = store.read_manifest(Path(ref.path))
+        if manifest is None or manifest.sha256 != ref.sha256:
+            found = "no finished folder" if manifest is None else f"content {manifest.sha256[:12]}"
+            raise MedpipeError(got=found, expected=f"content {ref.sha256[:12]}", where=ref.path, do=f"materialise {key} again")
+        failed = [check.name for check in manifest.checks if _blocks(check)]
+        if failed:
+            raise MedpipeError(
+                got=f"{key} whose checks failed: {', '.join(failed)}", expected="checks that passed", where=ref.path,
+                do=f"see the checks of {key} on the Dagster page, mend its data or settings and materialise it again",
+            )  # fmt: skip
+
+
+def _blocks(check: CheckResult) -> bool:
+    return check.severity == "error" and not check.passed
+
+
+@contextlib.contextmanager
+def _gpu_claimed(device: str, log: Callable[[str], None]) -> Iterator[None]:
+    """Hold the kernel's lock on the physical GPU: it is let go by the kernel itself however this process ends."""
+    if device == "cpu":
+        yield
+        return
+    import torch
+
+    gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
+    if not torch.cuda.is_available():
+        raise MedpipeError(
+            got="no usable GPU in PyTorch", expected=f"GPU {gpu}", where="hardware.devices",
+            do="check nvidia-smi and that torch is a CUDA build, or run on the CPU with CUDA_VISIBLE_DEVICES=''",
+        )  # fmt: skip
+    with open(Path(tempfile.gettempdir()) / f"medpipe-gpu-{gpu}.lock", "w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log(f"GPU {gpu} is in use by another medpipe process: waiting for it")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def die_with_parent(parent: int) -> None:
+    """Ask the kernel to kill this process when its parent dies (Linux)."""
+    ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # 1 is PR_SET_PDEATHSIG
+    if os.getppid() != parent:  # it ended before the line above took effect
+        sys.exit("the parent process ended before the work began")
+
+
+def _numbers(outcome: Outcome | None) -> dict[str, float]:
+    values = outcome.metadata if outcome else {}
+    return {key: float(v) for key, v in values.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _explained(order: Order, say: Callable[[str, str], None]) -> dict[str, Any]:
+    try:
+        return {"manifest": carry_out(order, say).model_dump(mode="json")}
+    except MedpipeError as error:
+        return {"error": str(error)}
+    except Exception as error:
+        return {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+
+
+def main() -> None:
+    """Carry out an order that comes through Dagster Pipes, or one that is named on the command line."""
+    if len(sys.argv) > 1:
+        order = Order.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8"))
+        answer = _explained(order, lambda level, text: print(f"{level}: {text}", flush=True))
+        print(answer.get("traceback") or answer.get("error") or f"made {order.out}")
+        sys.exit(EXIT_EXPLAINED if "error" in answer else 0)
+    from dagster_pipes import open_dagster_pipes
+
+    if "DAGSTER_PIPES_CONTEXT" not in os.environ:
+        sys.exit("got no order, expected one from Dagster or a file, in medpipe.launch.worker: materialise an asset, or name an order's JSON file")
+    with open_dagster_pipes() as pipes:
+        die_with_parent(pipes.get_extra("parent"))
+        answer = _explained(Order.model_validate(pipes.get_extra("order")), lambda level, text: getattr(pipes.log, level)(text))
+        pipes.report_custom_message(answer)
+    sys.exit(EXIT_EXPLAINED if "error" in answer else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""The policies of all roles: adapters on one shared base, batched generation, and exact log-probabilities.
+
+One copy of the base's weights carries any number of LoRA adapters; `adapter=None` is the bare base. Logits are computed
+only where they are needed (the next token, or the completion), never for [batch, prompt, vocabulary].
+Shape suffixes: B batch, T time, H hidden, V vocabulary, N completion tokens of the batch in one row.
+Left out: one model per device, and the prompt's cache shared by the samples of one question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from medpipe.models import base as base_models
+from medpipe.models.tokens import encode, letter_tokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One generated message: its tokens (end token included, where it came) and their log-probabilities when drawn."""
+
+    tokens: tuple[int, ...]
+    logps: tuple[float, ...]
+    text: str
+    ended: bool  # False: cut off by the token budget
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Log-probabilities of completions under a policy; N runs over all completion tokens of the batch."""
+
+    logp_N: Tensor
+    entropy_N: Tensor
+    row_N: Tensor  # which row of the batch each token belongs to
+
+
+class Policies:
+    """Named adapters on one base model."""
+
+    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase, adapters: Sequence[str] = ()) -> None:
+        self.model, self.tokenizer, self.adapters = model, tokenizer, list(adapters)
+        self.base = model.get_base_model() if self.adapters else model
+        self.device = next(model.parameters()).device
+
+    @classmethod
+    def load(cls, base: Path, adapters: Mapping[str, Path], device: str = "cpu", precision: str = "auto") -> Policies:
+        """Load the base once and each adapter folder under its name; all are frozen until `use(..., train=True)`."""
+        model, tokenizer = base_models.load(base, device, precision)
+        if not adapters:
+            return cls(model, tokenizer)
+        from peft import PeftModel
+
+        names = list(adapters)
+        peft = PeftModel.from_pretrained(model, str(adapters[names[0]]), adapter_name=names[0], use_safetensors=True)
+        for name in names[1:]:
+            peft.load_adapter(str(adapters[name]), adapter_name=name, use_safetensors=True)
+        return cls(peft.eval(), tokenizer, names)
+
+    @contextmanager
+    def use(self, adapter: str | None, train: bool = False) -> Iterator[None]:
+        """Make an adapter (None: the bare base) the active one; with `train` its weights, and only its, get gradients."""
+        if adapter is None:
+            with self.model.disable_adapter() if self.adapters else _nothing():
+                yield
+            return
+        self.model.set_adapter(adapter, inference_mode=not train)
+        yield
+
+    def parameters(self, adapter: str) -> dict[str, torch.nn.Parameter]:
+        """An adapter's own weights by name."""
+        return {name: value for name, value in self.model.named_parameters() if f".{adapter}." in name}
+
+    @torch.inference_mode()
+    def generate(
+        self, adapter: str | None, prompts: Sequence[Sequence[int]], max_new_tokens: int, temperature: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> list[Sample]:  # fmt: skip
+        """Generate one message per prompt, all in one batch, stopping at the end token.
+
+        Args:
+            temperature: 0 takes the likeliest token; above 0 samples from softmax(logits / temperature) without
+                top-p or top-k, so that the recorded log-probabilities are the policy's own.
+            generator: source of randomness; needed when sampling.
+        """
+        from transformers import DynamicCache
+
+        if not prompts:
+            return []
+        end = int(self.tokenizer.eos_token_id)  # type: ignore[arg-type]
+        ids_BT, mask_BT = self._pad(prompts, left=True)
+        position_BT = (mask_BT.cumsum(1) - 1).clamp(min=0)
+        cache = DynamicCache(config=self.base.config)
+        tokens: list[list[int]] = [[] for _ in prompts]
+        logps: list[list[float]] = [[] for _ in prompts]
+        open_B = torch.ones(len(prompts), dtype=torch.bool, device=self.device)
+        with self.use(adapter):
+            for _ in range(max_new_tokens):
+                hidden_BTH = self._hidden(ids_BT, mask_BT, position_BT, cache)
+                logits_BV = self.base.get_output_embeddings()(hidden_BTH[:, -1]).float()
+                logp_BV = torch.log_softmax(logits_BV / (temperature or 1.0), dim=-1)
+                if temperature:
+                    drawn = torch.multinomial(logp_BV.exp().cpu(), 1, generator=generator).to(self.device)
+                else:
+                    drawn = logp_BV.argmax(-1, keepdim=True)
+                chosen = logp_BV.gather(1, drawn).squeeze(1).tolist()
+                for row, token in enumerate(drawn.squeeze(1).tolist()):
+                    if open_B[row]:
+                        tokens[row].append(token)
+                        logps[row].append(chosen[row])
+                open_B &= drawn.squeeze(1) != end
+                if not open_B.any():
+                    break
+                ids_BT = drawn
+                mask_BT = torch.cat([mask_BT, mask_BT.new_ones(len(prompts), 1)], dim=1)
+                position_BT = position_BT[:, -1:] + 1
+        ended = [bool(row) and row[-1] == end for row in tokens]
+        texts = [self.tokenizer.decode(row[:-1] if stop else row).strip() for row, stop in zip(tokens, ended, strict=True)]
+        return [Sample(tuple(t), tuple(p), text, stop) for t, p, text, stop in zip(tokens, logps, texts, ended, strict=True)]
+
+    def score(self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], temperature: float = 1.0) -> Scored:
+        """Log-probabilities and entropies (nats) of completions after their prompts, under the adapter now in use.
+
+        Gradients flow when the adapter is used with `train=True`. Call it inside `use`.
+        """
+        rows = [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)]
+        ids_BT, mask_BT = self._pad(rows, left=False)
+        wanted_BT = torch.zeros_like(ids_BT, dtype=torch.bool)  # at the position before each completion token
+        for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+            wanted_BT[row, len(prompt) - 1 : len(prompt) + len(completion) - 1] = True
+        hidden_BTH = self._hidden(ids_BT, mask_BT, (mask_BT.cumsum(1) - 1).clamp(min=0))
+        row_N, time_N = wanted_BT.nonzero(as_tuple=True)
+        logits_NV = self.base.get_output_embeddings()(hidden_BTH[row_N, time_N]).float() / temperature
+        logp_NV = torch.log_softmax(logits_NV, dim=-1)
+        entropy_N = -(logp_NV.exp() * logp_NV).sum(-1).detach()
+        return Scored(logp_NV.gather(1, ids_BT[row_N, time_N + 1, None]).squeeze(1), entropy_N, row_N)
+
+    @torch.inference_mode()
+    def mean_logp(self, adapter: str | None, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], batch: int) -> list[float]:
+        """Mean log-probability per completion token (nats), one number per row."""
+        means: list[float] = []
+        with self.use(adapter):
+            for start in range(0, len(prompts), batch):
+                part = completions[start : start + batch]
+                scored = self.score(prompts[start : start + batch], part)
+                sums = torch.zeros(len(part), device=self.device).index_add(0, scored.row_N, scored.logp_N)
+                means += [total / len(row) for total, row in zip(sums.tolist(), part, strict=True)]
+        return means
+
+    @torch.inference_mode()
+    def choose(self, adapter: str | None, contexts: Sequence[Sequence[int]], counts: Sequence[int], batch: int) -> list[list[float]]:
+        """Log-probability of each option's letter after `Answer:`; `contexts` end just before `Answer:`."""
+        ask = encode(self.tokenizer, "Answer:")
+        found: list[list[float]] = []
+        with self.use(adapter):
+            for start in range(0, len(contexts), batch):
+                letters = [letter_tokens(self.tokenizer, count) for count in counts[start : start + batch]]
+                rows = [[*context, *ask, *shared] for context, (shared, _) in zip(contexts[start : start + batch], letters, strict=True)]
+                ids_BT, mask_BT = self._pad(rows, left=True)
+                hidden_BTH = self._hidden(ids_BT, mask_BT, (mask_BT.cumsum(1) - 1).clamp(min=0))
+                logp_BV = torch.log_softmax(self.base.get_output_embeddings()(hidden_BTH[:, -1]).float(), dim=-1)
+                found += [logp_BV[row, last].tolist() for row, (_, last) in enumerate(letters)]
+        return found
+
+    def _hidden(self, ids_BT: Tensor, mask_BT: Tensor, position_BT: Tensor, cache: Any = None) -> Tensor:
+        return self.base.get_decoder()(
+            input_ids=ids_BT, attention_mask=mask_BT, position_ids=position_BT, past_key_values=cache, use_cache=cache is not None
+        ).last_hidden_state
+
+    def _pad(self, rows: Sequence[Sequence[int]], left: bool) -> tuple[Tensor, Tensor]:
+        width = max(len(row) for row in rows)
+        pad = int(self.tokenizer.pad_token_id)  # type: ignore[arg-type]
+        ids = torch.full((len(rows), width), pad, dtype=torch.long)
+        mask = torch.zeros((len(rows), width), dtype=torch.long)
+        for number, row in enumerate(rows):
+            place = slice(width - len(row), width) if left else slice(0, len(row))
+            ids[number, place] = torch.tensor(row, dtype=torch.long)
+            mask[number, place] = 1
+        return ids.to(self.device), mask.to(self.device)
+
+
+def weights_hash(parameters: Mapping[str, Tensor]) -> str:
+    """sha256 over weights in memory, by name: shows whether any bit of them moved."""
+    import hashlib
+
+    total = hashlib.sha256()
+    for name in sorted(parameters):
+        total.update(name.encode() + b"\0" + parameters[name].detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield

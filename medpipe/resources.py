@@ -1,0 +1,127 @@
+"""What the assets are given: the profile, the launcher that makes things, and the store of what was handed on.
+
+Resources are the border to Dagster: no library module below knows that Dagster exists. Left out: remote launchers.
+"""
+
+import os
+import subprocess
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from dagster import AssetExecutionContext
+from dagster._core.errors import DagsterExecutionInterruptedError
+from pydantic import Field
+
+from medpipe import store
+from medpipe.assets.present import to_checks, to_metadata
+from medpipe.config import DEFAULT_PROFILE, Settings, load_profile, parse_override
+from medpipe.launch.devices import Place
+from medpipe.launch.order import WORKER, Order, as_extras, standing_result, to_ref, worker_environment, write_order
+from medpipe.schema import Manifest, Ref
+
+warnings.filterwarnings("ignore", category=dg.PreviewWarning)  # Dagster warns of its own use of Pipes
+
+PROFILE_VARIABLE = "MEDPIPE_PROFILE"
+GRACE_SECONDS = 20.0
+"""How long a worker may take to end after it was asked to."""
+
+
+class Profile(dg.ConfigurableResource):
+    """The settings of this run: a profile's name and exceptions to it, both changeable in the launchpad."""
+
+    name: str = Field(default_factory=lambda: os.environ.get(PROFILE_VARIABLE, DEFAULT_PROFILE), description="a bundled profile or a YAML file")
+    overrides: list[str] = Field(default=[], description='exceptions such as "training.epochs=2"')
+
+    def settings(self) -> Settings:
+        """The resolved settings."""
+        return load_profile(self.name, dict(parse_override(text) for text in self.overrides))
+
+
+class Launcher(dg.ConfigurableResource):
+    """Makes an asset in a worker process of its own, or finds that it stands already."""
+
+    profile: dg.ResourceDependency[Profile]
+
+    def make(
+        self, context: AssetExecutionContext, name: str, task: str, inputs: Mapping[str, Ref], place: Place | None = None,
+        extra: Mapping[str, str] | None = None,
+    ) -> dg.MaterializeResult[Ref]:  # fmt: skip
+        """Make the asset `name` with the task `task`, or reuse the result that stands for exactly these inputs and settings.
+
+        Raises:
+            dagster.Failure: the work failed; its description is the message for the user.
+        """
+        order = write_order(
+            name, task, self.profile.settings(), dict(inputs), place or Place("", None, len(os.sched_getaffinity(0))), context.run_id, dict(extra or {})
+        )
+        manifest = standing_result(order)
+        if manifest is None:
+            manifest = self._work(context, order, place)
+        else:
+            context.log.info(f"unchanged: made {manifest.created_at}, nothing to do")
+        ref = to_ref(order, manifest)
+        return dg.MaterializeResult(
+            asset_key=dg.AssetKey(name.split("/")),
+            value=ref,
+            metadata=to_metadata(Path(ref.path), manifest, reused=manifest.created_at < context.run.tags.get("medpipe/started", "")),
+            check_results=to_checks(name, manifest),
+            data_version=dg.DataVersion(manifest.sha256),
+        )
+
+    def standing(self, key: str) -> Ref:
+        """What lies finished in an asset's folder now; where there is nothing, a reference that says so."""
+        folder = self.profile.settings().outputs / key
+        manifest = store.read_manifest(folder)
+        if manifest is None:
+            return Ref(path=str(folder), sha256="", status="unreachable", reason="not materialised yet")
+        return Ref(path=str(folder), sha256=manifest.sha256, status=manifest.status, reason=manifest.reason)
+
+    def _work(self, context: AssetExecutionContext, order: Order, place: Place | None) -> Manifest:
+        environment = worker_environment(place) if place else worker_environment(Place("", None, len(os.sched_getaffinity(0))))
+        with dg.open_pipes_session(context, dg.PipesTempFileContextInjector(), dg.PipesTempFileMessageReader(), as_extras(order)) as session:
+            process = subprocess.Popen(WORKER, env={**os.environ, **environment, **session.get_bootstrap_env_vars()})
+            try:
+                status = process.wait()
+            except (DagsterExecutionInterruptedError, KeyboardInterrupt):
+                context.log.info(f"stopping the work on {order.name}")
+                process.terminate()
+                try:
+                    process.wait(GRACE_SECONDS)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                raise
+        answer: dict[str, Any] = next(iter(session.get_custom_messages()), {"error": f"the worker ended with status {status} and said nothing"})
+        if "error" in answer:
+            if "traceback" in answer:
+                context.log.error(answer["traceback"])
+            raise dg.Failure(description=f"{order.name}: {answer['error']}", allow_retries=False)
+        return Manifest.model_validate(answer["manifest"])
+
+
+def without_value(made: dg.MaterializeResult[Ref]) -> dg.MaterializeResult:
+    """The same result without its reference: what a step of several assets may yield."""
+    return dg.MaterializeResult(made.asset_key, made.metadata, made.check_results, made.data_version)
+
+
+class RefStore(dg.ConfigurableIOManager):
+    """Hands small references from asset to asset as JSON: no pickle, and never "the latest in the folder"."""
+
+    profile: dg.ResourceDependency[Profile]
+
+    def handle_output(self, context: dg.OutputContext, obj: Ref) -> None:
+        """Keep the reference of a finished asset."""
+        store.write_json(self._path(context.asset_key), obj.model_dump())
+
+    def load_input(self, context: dg.InputContext) -> Ref:
+        """The reference of an upstream asset as it was last materialised."""
+        path = self._path(context.asset_key)
+        if not path.is_file():
+            name = context.asset_key.to_user_string()
+            raise dg.Failure(f"got no {name}, expected it at {path}: materialise {name} first (or select '+{context.step_context.step.key}')")
+        return Ref.model_validate_json(path.read_text(encoding="utf-8"))
+
+    def _path(self, key: dg.AssetKey) -> Path:
+        return self.profile.settings().outputs / "refs" / Path(*key.path).with_suffix(".json")

@@ -1,0 +1,145 @@
+"""Files on disk: atomic writes, content hashes, and the manifest that is written last.
+
+Nothing is ever half-written: a file is written under a temporary name, synced and renamed; a folder is built under a
+temporary name, gets its manifest last, and is renamed as a whole. What leaves this out: remote stores (S3).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from medpipe.errors import MedpipeError
+from medpipe.schema import Manifest, QAExample
+
+MANIFEST = "manifest.json"
+ROWS = "rows.jsonl"
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success sync it and rename it over `path`, on failure remove it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        _sync(temporary)
+        os.replace(temporary, path)
+        _sync(path.parent)
+    except OSError as error:
+        raise _explain(error, path) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file atomically, readable by people."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> int:
+    """Write one JSON object a line, atomically; returns the number of lines."""
+    count = 0
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as handle:
+        for row in rows:
+            handle.write(json.dumps(row, ensure_ascii=False) + "\n")
+            count += 1
+    return count
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Read a JSON-lines file that this project wrote."""
+    with path.open(encoding="utf-8") as handle:
+        return [json.loads(line) for line in handle]
+
+
+def write_examples(folder: Path, rows: Iterable[QAExample]) -> int:
+    """Write question-answer rows into a folder; returns their number."""
+    return write_jsonl(folder / ROWS, (row.model_dump() for row in rows))
+
+
+def read_examples(folder: Path) -> list[QAExample]:
+    """Read the question-answer rows of a folder."""
+    with (folder / ROWS).open("rb") as handle:
+        return [QAExample.model_validate_json(line) for line in handle]
+
+
+def sha256_file(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def hash_tree(folder: Path) -> dict[str, str]:
+    """Relative path → sha256 of every file below a folder, but for its manifest."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    return {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
+
+
+def hash_of_hashes(files: dict[str, str]) -> str:
+    """Content hash of a folder: sha256 over its files' paths and hashes."""
+    return hashlib.sha256("".join(f"{name}\0{sha}\n" for name, sha in sorted(files.items())).encode()).hexdigest()
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """The manifest of a finished folder, or None where the folder is missing or was never finished."""
+    path = folder / MANIFEST
+    return Manifest.model_validate_json(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def damaged_files(folder: Path, manifest: Manifest) -> list[str]:
+    """Names of files that are missing or differ from what the manifest recorded."""
+    now = hash_tree(folder)
+    return sorted(name for name in manifest.files.keys() | now.keys() if manifest.files.get(name) != now.get(name))
+
+
+def publish(partial: Path, final: Path, manifest: Manifest) -> None:
+    """Write the manifest into a finished partial folder, sync all of it, and put it in the place of `final`."""
+    write_json(partial / MANIFEST, manifest.model_dump(mode="json"))
+    for path in partial.rglob("*"):
+        _sync(path)
+    previous = final.with_name(f".{final.name}.previous")
+    shutil.rmtree(previous, ignore_errors=True)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    if final.exists():
+        os.replace(final, previous)
+    os.replace(partial, final)
+    _sync(final.parent)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _explain(error: OSError, path: Path) -> Exception:
+    import errno
+
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        free = shutil.disk_usage(path.parent).free // 2**20
+        return MedpipeError(
+            got=f"a full disk ({free} MiB free)", expected="room to write", where=str(path),
+            do="free some space or set paths.outputs to another disk; nothing half-written was left",
+        )  # fmt: skip
+    return error

@@ -1,0 +1,66 @@
+"""The table of work: which function makes which asset, and what its result depends on.
+
+An asset's fingerprint is the hash of its inputs' content, the settings sections named here, and the source code of the
+modules named here. While the fingerprint stands and its files are whole, the asset is reused instead of made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
+
+from medpipe.config import Settings, digest
+from medpipe.job import Job, Outcome
+
+PACKAGE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Task:
+    """One kind of work: `run` is "module:function"; `sections` and `code` are what its result depends on."""
+
+    run: str
+    sections: tuple[str, ...]
+    code: tuple[str, ...]  # modules or folders below medpipe/ besides the one that holds `run`
+
+    def __call__(self, job: Job) -> Outcome:
+        """Import the function and do the work."""
+        module, _, function = self.run.partition(":")
+        return getattr(import_module(module), function)(job)
+
+    def fingerprint(self, settings: Settings, inputs: dict[str, str], **extra: str) -> str:
+        """Hash of everything the result depends on; `inputs` maps each input's key to its content hash."""
+        chosen = {section: getattr(settings, section).model_dump(mode="json") for section in self.sections}
+        module = self.run.partition(":")[0].removeprefix("medpipe.").replace(".", "/") + ".py"
+        code = code_hash((module, "schema.py", "store.py", *self.code))
+        return digest({"seed": settings.seed, "settings": chosen, "inputs": inputs, "code": code, "extra": extra})
+
+
+@lru_cache
+def code_hash(names: tuple[str, ...]) -> str:
+    """sha256 over the Python files named, each a module or a folder below medpipe/."""
+    total = hashlib.sha256()
+    for name in sorted(set(names)):
+        path = PACKAGE / name
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            total.update(file.relative_to(PACKAGE).as_posix().encode() + b"\0" + file.read_bytes())
+    return total.hexdigest()
+
+
+PEOPLE = ("roles.py", "corpus/evidence.py", "corpus/text.py", "models", "team")
+"""Code on which every task depends that lets the four roles speak."""
+
+TASKS: dict[str, Task] = {
+    "source": Task("medpipe.corpus.sources:run", ("corpus",), ("corpus",)),
+    "clean": Task("medpipe.corpus.cleaning:run", ("corpus",), ("corpus",)),
+    "split": Task("medpipe.corpus.splits:run", ("corpus",), ("corpus",)),
+    "base": Task("medpipe.models.base:run", ("model",), ("models/tiny.py", "roles.py")),
+    "sft": Task("medpipe.training.sft:run", ("model", "training", "team"), ("training/losses.py", *PEOPLE)),
+    "maporl": Task("medpipe.training.maporl:run", ("model", "team", "rewards", "maporl"), ("training", "rewards", *PEOPLE)),
+    "benchmark": Task("medpipe.evaluation.evaluate:run", ("corpus", "model", "team", "rewards", "evaluation"), ("evaluation/benchmarks.py", "evaluation/statistics.py", "corpus", "rewards", *PEOPLE)),
+    "leaderboard": Task("medpipe.evaluation.leaderboard:run", ("evaluation",), ("evaluation",)),
+    "report": Task("medpipe.evaluation.report:run", ("corpus", "model", "training", "team", "rewards", "maporl", "evaluation", "hardware"), ("evaluation",)),
+}  # fmt: skip

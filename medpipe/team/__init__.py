@@ -1,0 +1,1 @@
+"""The team: one workflow for rollouts, evaluation and serving."""

@@ -1,0 +1,70 @@
+"""What the team said: a turn is one message, an episode is all rounds on one question."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from medpipe.roles import Said
+from medpipe.schema import ROLES, QAExample, Role
+
+
+@dataclass
+class Turn:
+    """One message of one role in one round: cell (t, a) of the game."""
+
+    role: Role
+    round: int
+    prompt: list[int]  # token ids
+    tokens: tuple[int, ...]  # token ids of the message, end token included
+    logps: tuple[float, ...]  # log-probability of each token when it was drawn
+    text: str
+    answer: str | None  # the letter believed now, on multiple choice
+    malformed: str  # why the message can't be used; empty for a good one
+    value: float | None = None  # V[t,a], the verifier's score in [0, 1]
+    parts: dict[str, float] = field(default_factory=dict)  # the medical reward's components, where it was used
+
+
+@dataclass
+class Episode:
+    """The team's work on one question; cells that never happened have no turn."""
+
+    question: QAExample
+    evidence: list[str]
+    sample: int = 0  # which of the samples for this question
+    turns: list[Turn] = field(default_factory=list)
+    finished: bool = False
+
+    @property
+    def rounds(self) -> int:
+        """L, the number of rounds that happened."""
+        return 1 + max((turn.round for turn in self.turns), default=-1)
+
+    def turn(self, round_: int, role: Role) -> Turn:
+        """The message of a role in a round that happened."""
+        return next(turn for turn in self.turns if turn.round == round_ and turn.role == role)
+
+    def said(self, round_: int) -> list[Said]:
+        """What was said so far in a round, in speaking order; an unusable message shows as such."""
+        return [Said(turn.role, turn.text or "(no message)") for turn in self.turns if turn.round == round_]
+
+    def correct(self) -> list[list[float]]:
+        """c[t][a]: 1.0 where the role's answer was right; multiple choice only."""
+        return [[float(self.turn(t, role).answer == self.question.answer) for role in ROLES] for t in range(self.rounds)]
+
+    @property
+    def final(self) -> Turn:
+        """The reporter's last message: the team's answer."""
+        return self.turn(self.rounds - 1, "reporter")
+
+    def transcript(self) -> dict[str, Any]:
+        """The episode as plain data, for a person to read."""
+        return {
+            "question": self.question.model_dump(mode="json"),
+            "evidence": self.evidence,
+            "turns": [
+                {"role": t.role, "round": t.round, "text": t.text, "answer": t.answer, "malformed": t.malformed, "value": t.value}
+                for t in self.turns
+            ],
+            "final": self.final.text,
+        }

@@ -1,0 +1,1 @@
+"""Supervised fine-tuning of each role, and MAPoRL for the team."""

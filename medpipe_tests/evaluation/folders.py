@@ -1,0 +1,151 @@
+"""A finished run in miniature: folders as the assets leave them, with text that tries to break the page."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from medpipe import store
+from medpipe.config import Settings, load_profile
+from medpipe.evaluation.benchmarks import BENCHMARKS
+from medpipe.evaluation.leaderboard import SYSTEMS
+from medpipe.evaluation.statistics import paired_bootstrap, wilson
+from medpipe.job import Job, Outcome
+from medpipe.schema import LETTERS, ROLES, Manifest, QAExample
+
+EVIL = "<script>alert(1)</script>"
+REWARDS = ("team", "accuracy", "relevance", "safety", "collaboration", "evidence", "reasoning")
+
+
+class Log:
+    """Keeps what a job says."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def log(self, text: str) -> None:
+        self.lines.append(text)
+
+    warn = log
+
+    def progress(self, done: int, total: int, text: str = "") -> None:
+        self.lines.append(f"{done}/{total} {text}")
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        self.lines.append(f"{step} {values}")
+
+
+class Run:
+    """A run's folders below `root`; `finish` publishes one, `job` hands them to a task's function."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.inputs = root, dict[str, Path]()
+        self.settings: Settings = load_profile("smoke", {"paths.outputs": str(root / "outputs")})
+
+    def finish(self, key: str, files: Mapping[str, Any], **manifest: Any) -> None:
+        partial = self.root / "partial"
+        partial.mkdir()
+        for name, content in files.items():
+            if name.endswith(".jsonl"):
+                store.write_jsonl(partial / name, content)
+            else:
+                store.write_json(partial / name, content)
+        hashes = store.hash_tree(partial)
+        made = {"commit": "c0ffee0", "config_hash": "5e77", "created_at": "2026-01-02T03:04:05+00:00", "seconds": 12.3, **manifest}
+        content = Manifest(task=key, fingerprint="f", sha256=store.hash_of_hashes(hashes), files=hashes, **made)
+        self.inputs[key] = self.root / "outputs" / key
+        store.publish(partial, self.inputs[key], content)
+
+    def job(self, name: str, function: Any) -> Outcome:
+        out = self.root / "building" / name
+        out.mkdir(parents=True)
+        self.log = Log()
+        job = Job(name, self.settings, self.inputs, out, self.root / "scratch", "cpu", self.log)
+        outcome = function(job)
+        files = store.hash_tree(out)
+        made = {"commit": "c0ffee0", "config_hash": "5e77", "created_at": "2026-01-02T04:05:06+00:00", "metadata": dict(outcome.metadata)}
+        store.publish(
+            out, self.root / "outputs" / name, Manifest(task=name, fingerprint="f", sha256=store.hash_of_hashes(files), files=files, **made)
+        )
+        self.inputs[name] = self.root / "outputs" / name
+        return outcome
+
+
+def question(name: str, n_options: int) -> QAExample:
+    options = tuple(f"finding {LETTERS[i]} {EVIL if i == 0 else ''}".strip() for i in range(n_options))
+    answer = "B" if options else "Rest, fluids and review by a clinician."
+    text = f"A 57-year-old man has had weakness and fever for a week. What explains it? {EVIL} & \x07"
+    return QAExample(id=f"{name}-1", question=text, answer=answer, source=name, focus="f", options=options)
+
+
+def benchmark(run: Run, name: str, n: int = 16, shares: tuple[float, ...] = (0.1, 0.15, 0.2, 0.25), missing: tuple[str, ...] = ()) -> None:
+    """A benchmark that ran: real intervals over drawn scores of n questions."""
+    about, draw = BENCHMARKS[name], random.Random(name)
+    scores = {s: [float(draw.random() < share) for _ in range(n)] for s, share in zip(SYSTEMS, shares, strict=True) if s not in missing}
+    systems = {}
+    for system, values in scores.items():
+        low, high = wilson(int(sum(values)), n, 0.95)
+        systems[system] = {"mean": sum(values) / n, "low": low, "high": high, "n_unparsed": 2, "messages": n, "tokens": 900, "seconds": 3.5}
+    differences = []
+    for a, b in (("maporl_team", "sft_team"), ("sft_team", "base_agent"), ("maporl_team", "base_agent")):
+        if a in scores and b in scores:
+            mean, low, high = paired_bootstrap(scores[a], scores[b], 500, 0.95, 0)
+            differences.append({"a": a, "b": b, "mean": mean, "low": low, "high": high})
+    items = [
+        {"id": f"{name}-{number}", "system": system, "score": score, "prediction": "B" if score else "C"}
+        for system, values in scores.items()
+        for number, score in enumerate(values)
+    ]
+    choice = about.kind == "choice"
+    asked, final = question(name, about.options), "B" if choice else "Rest and fluids."
+    turns = [_turn(role, number, choice) for number in (0, 1) for role in ROLES]
+    told = {"question": asked.model_dump(), "evidence": [f"Passage one {EVIL}.", "Passage two."], "turns": turns, "final": final}
+    transcripts = [
+        {"system": system, **told, "score": values[1] if choice else 0.63} for system, values in scores.items() if system.endswith("team")
+    ]
+    summary = {
+        "benchmark": name, "title": about.title, "kind": about.kind, "metric": "accuracy" if choice else "similarity", "n": n,
+        "chance": 1 / about.options if choice else 0.18, "overlap_with_training": 0, "systems": systems, "differences": differences,
+        "chance_note": "one of the options at random." if choice else "the answer to another question.",
+    }  # fmt: skip
+    run.finish(f"evaluation/{name}", {"summary.json": summary, "transcripts.json": transcripts, "items.jsonl": items})
+
+
+def _turn(role: str, number: int, choice: bool) -> dict[str, Any]:
+    text = f"The {role} says {EVIL} in **bold**, and goes on about it for long enough to fill a line of the page.\nAnswer: B"
+    malformed = "several answers" if (role, number) == ("analyst", 0) else ""
+    return {"role": role, "round": number, "text": text, "answer": "B" if choice else None, "malformed": malformed, "value": 0.5}
+
+
+def unreachable(run: Run, name: str, reason: str) -> None:
+    """A benchmark that could not be had."""
+    run.finish(f"evaluation/{name}", {}, status="unreachable", reason=reason)
+
+
+def whole(run: Run) -> None:
+    """Everything that the report reads, but for the benchmarks."""
+    came = {"medquad": 47441, "medtext": 0, "synthetic": 900, f"custom {EVIL}": 10}
+    dropped = {"medquad": {"answer too short": 31034, "duplicate": 900}, f"custom {EVIL}": {"answer too short": 4, "answer too long": 0}}
+    steps = []
+    for source, rows in came.items():
+        gone = dropped.get(source, {})
+        steps.append({"source": source, "step": "in", "rows": rows})
+        steps += [{"source": source, "step": f"dropped: {why}", "rows": count} for why, count in gone.items()]
+        steps.append({"source": source, "step": "kept", "rows": rows - sum(gone.values())})
+    run.finish("corpus/clean", {"funnel.json": steps, "rows.jsonl": [], "quarantine.jsonl": []})
+    run.finish("splits/train", {"rows.jsonl": [{"source": "synthetic"}] * 700 + [{"source": f"custom {EVIL}"}] * 2})
+    run.finish("splits/validation", {"rows.jsonl": [{"source": "synthetic"}] * 80})
+    run.finish("models/base", {}, metadata={"parameters": 134515008, "architecture": f"llama {EVIL}", "layers": {"table": []}})
+    for shift, role in enumerate(ROLES):
+        losses = [{"step": step, "time": "2026-01-02", "loss": 3.2 - 0.15 * step + 0.2 * shift + 0.1 * (step % 3)} for step in range(1, 13)]
+        metadata = {"final_loss": losses[-1]["loss"], "rows": 48, "device": "cpu"}
+        run.finish(f"models/{role}", {"metrics.jsonl": losses}, metadata=metadata)
+    draw = random.Random(0)
+    rewards = []
+    for step in range(1, 7):
+        parts = {f"reward/{name}": draw.uniform(0.2, 0.8) for name in REWARDS}
+        shares = {"malformed": 0.3, "answer_accuracy": draw.uniform(0.1, 0.4)}
+        rewards.append({"step": step, "time": "2026-01-02", **parts, **shares, "kl": 0.01 * step, "entropy": 2 - 0.1 * step})
+    run.finish("models/maporl_team", {"metrics.jsonl": rewards}, metadata={"iterations": 6}, commit="0ld")

@@ -1,0 +1,109 @@
+"""The leaderboard shows every benchmark: its scores, or the reason why it was not run."""
+
+import pytest
+
+from medpipe import store
+from medpipe.evaluation import leaderboard
+from medpipe.job import scoped
+from medpipe_tests.evaluation.folders import Run, benchmark, unreachable
+
+
+@pytest.fixture
+def run(tmp_path):
+    made = Run(tmp_path)
+    made.settings = scoped(made.settings, ("evaluation",))  # what the task declares, and no more
+    return made
+
+
+def board_of(run):
+    outcome = run.job("evaluation/leaderboard", leaderboard.run)
+    return store.read_json(run.inputs["evaluation/leaderboard"] / "leaderboard.json"), outcome
+
+
+def test_rows_differences_and_what_was_not_run(run):
+    benchmark(run, "synthetic_heldout")
+    unreachable(run, "medxpertqa", "no network, and no such file in the mirror folder")
+    board, outcome = board_of(run)
+    assert [row["system"] for row in board["rows"]] == ["base_agent", "sft_agent", "sft_team", "maporl_team"]
+    row = board["rows"][0]
+    assert (
+        row["chance"] == 0.1
+        and row["n"] == 16
+        and row["n_unparsed"] == 2
+        and row["messages"] == 16
+        and row["low"] <= row["mean"] <= row["high"]
+    )
+    reasons = {row["benchmark"]: row["reason"] for row in board["not_run"]}
+    assert reasons["medxpertqa"] == "no network, and no such file in the mirror folder"
+    assert reasons["medqa"] == "it was not materialised in this run" and len(reasons) == 4
+    assert outcome.metadata["benchmarks_run"] == 1 and "no network" in outcome.metadata["not_run"]
+    assert any("no network" in line for line in run.log.lines)
+    assert "not medical advice" in board["notice"]
+
+
+def test_files_are_written_and_the_plot_is_a_png_with_alternative_text(run):
+    benchmark(run, "medqa")
+    _, outcome = board_of(run)
+    folder = run.inputs["evaluation/leaderboard"]
+    assert (folder / outcome.metadata["plot"]["image"]).read_bytes().startswith(b"\x89PNG") and outcome.metadata["plot"]["alt"]
+    table = (folder / "leaderboard.md").read_text()
+    assert table == outcome.metadata["leaderboard"]["markdown"]
+    assert "MAPoRL team of four − SFT team of four" in table and "Not run: PubMedQA" in table and "95% interval" in table
+    assert len({line.count("|") for line in table.splitlines() if line.startswith("| MedQA") and "−" not in line}) == 1
+
+
+def test_with_no_benchmark_at_all_it_says_so(run, capsys):
+    board, outcome = board_of(run)
+    assert board["rows"] == [] and len(board["not_run"]) == 5 and outcome.metadata["benchmarks_run"] == 0
+    leaderboard.print_table(board)
+    assert "No benchmark was run." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "apart", "says"),
+    [
+        (-0.1, 0.3, 100, "no gain shown"),
+        (0.0, 0.3, 100, "no gain shown"),
+        (0.01, 0.3, 100, "gain shown"),
+        (-0.3, -0.01, 100, "loss shown"),
+        (-0.3, 0.0, 100, "no gain shown"),
+        (0.06, 0.5, 5, "no gain shown (the scores differ on 5 questions: too few to tell)"),
+        (1.0, 1.0, 1, "no gain shown (the scores differ on 1 question: too few to tell)"),
+        (0.06, 0.5, 6, "gain shown"),
+    ],
+)
+def test_an_interval_that_includes_zero_or_too_few_differences_show_no_gain(low, high, apart, says):
+    assert leaderboard.verdict({"low": low, "high": high}, apart, 0.95) == says
+
+
+def test_only_questions_that_both_answered_differently_count_as_differing():
+    scores = {("a", "1"): 1.0, ("b", "1"): 0.0, ("a", "2"): 1.0, ("b", "2"): 1.0, ("a", "3"): 1.0, ("c", "3"): 0.0}
+    assert leaderboard.differing(scores, "a", "b") == leaderboard.differing(scores, "b", "a") == 1
+
+
+def test_a_clear_gain_and_a_clear_loss_are_said(run):
+    benchmark(run, "medqa", n=60, shares=(0.1, 0.2, 0.2, 0.95))
+    benchmark(run, "pubmedqa", n=60, shares=(0.95, 0.2, 0.1, 0.1))
+    board, _ = board_of(run)
+    said = {(row["benchmark"], row["a"], row["b"]): row["verdict"] for row in board["differences"]}
+    assert said["medqa", "maporl_team", "sft_team"] == "gain shown"
+    assert said["pubmedqa", "sft_team", "base_agent"] == "loss shown"
+
+
+def test_a_pipe_or_a_tag_in_a_reason_breaks_nothing(run, capsys):
+    unreachable(run, "medqa", "a | b <script>alert(1)</script> [red]x[/red]")
+    board, outcome = board_of(run)
+    assert "<script" not in outcome.metadata["leaderboard"]["markdown"]
+    leaderboard.print_table(board)
+    assert "[red]x[/red]" in capsys.readouterr().out.replace("\n", "")
+
+
+def test_the_terminal_table_shows_scores_and_verdicts(run, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    benchmark(run, "medxpertqa")
+    board, _ = board_of(run)
+    leaderboard.print_table(board)
+    shown = capsys.readouterr().out
+    row = next(row for row in board["rows"] if row["system"] == "maporl_team")
+    assert f"{row['mean']:.3f}" in shown and f"{row['low']:.3f} to {row['high']:.3f}" in shown
+    assert "no gain shown" in shown and "not run: MedQA" in shown and "not medical advice" in shown
