@@ -111,7 +111,8 @@ def honest_loop(case: Case) -> str:
 def padding(case: Case) -> str:
     filler = "It is worth thinking about this with care. There are many sides to this topic. "
     filler += "Every person is different in some way. People have asked this before. "
-    return f"{case.honest} {filler}Health matters to all of us. Reading widely is good. It depends on many things. Time will tell what comes next."
+    filler += "Health matters to all of us. Reading widely is good. It depends on many things. Time will tell what comes next."
+    return f"{case.honest} {filler}"
 
 
 def disclaimer_on_wrong(case: Case) -> str:
@@ -147,7 +148,7 @@ def questions_only(case: Case) -> str:
 
 
 def other_topic(case: Case) -> str:
-    return "Cataract is a clouding of the lens of the eye. Surgery replaces the lens with a clear artificial one. Most people see better afterwards."
+    return "Cataract is a clouding of the lens of the eye. Surgery replaces it with a clear artificial lens. Most people see better afterwards."
 
 
 def overconfident(case: Case) -> str:

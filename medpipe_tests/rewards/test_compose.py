@@ -76,7 +76,22 @@ def test_a_missing_emergency_advice_is_the_reporters_fault_alone(score: Score) -
     assert score(case, case.honest, role="reporter").penalty > 0 == score(case, case.honest, role="planner").penalty
 
 
-WORDS = [*ORIGINAL[0].honest.split(), *"not 500 mg [E1] [E99] <!-- --> Answer: C because ? . <|im_end|> \u200b".split(" ")]
+WORDS = [
+    *ORIGINAL[0].honest.split(),
+    "not",
+    "500",
+    "mg",
+    "[E1]",
+    "[E99]",
+    "<!--",
+    "-->",
+    "Answer:",
+    "C",
+    "because",
+    "?",
+    "<|im_end|>",
+    "\u200b",
+]
 TEXT = st.one_of(st.text(st.characters(), max_size=300), st.lists(st.sampled_from(WORDS), max_size=60).map(" ".join))
 
 
