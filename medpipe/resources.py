@@ -18,7 +18,7 @@ from pydantic import Field
 from medpipe import store
 from medpipe.assets.present import to_checks, to_metadata
 from medpipe.config import DEFAULT_PROFILE, Settings, load_profile, parse_override
-from medpipe.launch.devices import Place
+from medpipe.launch.devices import Place, place_light
 from medpipe.launch.order import WORKER, Order, as_extras, standing_result, to_ref, worker_environment, write_order
 from medpipe.schema import Manifest, Ref
 
@@ -54,19 +54,17 @@ class Launcher(dg.ConfigurableResource):
         Raises:
             dagster.Failure: the work failed; its description is the message for the user.
         """
-        order = write_order(
-            name, task, self.profile.settings(), dict(inputs), place or Place("", None, len(os.sched_getaffinity(0))), context.run_id, dict(extra or {})
-        )
-        manifest = standing_result(order)
-        if manifest is None:
-            manifest = self._work(context, order, place)
-        else:
-            context.log.info(f"unchanged: made {manifest.created_at}, nothing to do")
+        place = place or place_light()
+        order = write_order(name, task, self.profile.settings(), dict(inputs), place, context.run_id, dict(extra or {}))
+        standing = standing_result(order)
+        if standing:
+            context.log.info(f"unchanged: made {standing.created_at}, nothing to do")
+        manifest = standing or self._work(context, order, place)
         ref = to_ref(order, manifest)
         return dg.MaterializeResult(
             asset_key=dg.AssetKey(name.split("/")),
             value=ref,
-            metadata=to_metadata(Path(ref.path), manifest, reused=manifest.created_at < context.run.tags.get("medpipe/started", "")),
+            metadata=to_metadata(Path(ref.path), manifest, reused=standing is not None),
             check_results=to_checks(name, manifest),
             data_version=dg.DataVersion(manifest.sha256),
         )
@@ -79,8 +77,8 @@ class Launcher(dg.ConfigurableResource):
             return Ref(path=str(folder), sha256="", status="unreachable", reason="not materialised yet")
         return Ref(path=str(folder), sha256=manifest.sha256, status=manifest.status, reason=manifest.reason)
 
-    def _work(self, context: AssetExecutionContext, order: Order, place: Place | None) -> Manifest:
-        environment = worker_environment(place) if place else worker_environment(Place("", None, len(os.sched_getaffinity(0))))
+    def _work(self, context: AssetExecutionContext, order: Order, place: Place) -> Manifest:
+        environment = worker_environment(place)
         with dg.open_pipes_session(context, dg.PipesTempFileContextInjector(), dg.PipesTempFileMessageReader(), as_extras(order)) as session:
             process = subprocess.Popen(WORKER, env={**os.environ, **environment, **session.get_bootstrap_env_vars()})
             try:

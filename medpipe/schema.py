@@ -46,7 +46,7 @@ class QAExample(Frozen):
 
     @model_validator(mode="after")
     def _answer_names_an_option(self) -> QAExample:
-        if self.options and self.answer not in LETTERS[: len(self.options)]:
+        if self.options and self.answer not in list(LETTERS[: len(self.options)]):
             expected = f"a letter from A to {LETTERS[len(self.options) - 1]}"
             raise ValueError(f"got answer {self.answer!r}, expected {expected}, in question {self.id}: correct the row")
         return self

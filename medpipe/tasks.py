@@ -35,13 +35,13 @@ class Task:
         """Hash of everything the result depends on; `inputs` maps each input's key to its content hash."""
         chosen = {section: getattr(settings, section).model_dump(mode="json") for section in self.sections}
         module = self.run.partition(":")[0].removeprefix("medpipe.").replace(".", "/") + ".py"
-        code = code_hash((module, "schema.py", "store.py", *self.code))
+        code = code_hash((module, "__init__.py", "schema.py", "store.py", *self.code))
         return digest({"seed": settings.seed, "settings": chosen, "inputs": inputs, "code": code, "extra": extra})
 
 
 @lru_cache
 def code_hash(names: tuple[str, ...]) -> str:
-    """sha256 over the Python files named, each a module or a folder below medpipe/."""
+    """sha256 over the files named, each a file or a folder (its Python files) below medpipe/."""
     total = hashlib.sha256()
     for name in sorted(set(names)):
         path = PACKAGE / name
@@ -62,5 +62,5 @@ TASKS: dict[str, Task] = {
     "maporl": Task("medpipe.training.maporl:run", ("model", "team", "rewards", "maporl"), ("training", "rewards", *PEOPLE)),
     "benchmark": Task("medpipe.evaluation.evaluate:run", ("corpus", "model", "team", "rewards", "evaluation"), ("evaluation/benchmarks.py", "evaluation/statistics.py", "corpus", "rewards", *PEOPLE)),
     "leaderboard": Task("medpipe.evaluation.leaderboard:run", ("evaluation",), ("evaluation",)),
-    "report": Task("medpipe.evaluation.report:run", ("corpus", "model", "training", "team", "rewards", "maporl", "evaluation", "hardware"), ("evaluation",)),
+    "report": Task("medpipe.evaluation.report:run", ("corpus", "model", "training", "team", "rewards", "maporl", "evaluation", "hardware"), ("evaluation", "evaluation/report.html.jinja")),
 }  # fmt: skip

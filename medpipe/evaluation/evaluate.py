@@ -200,7 +200,7 @@ class _Similar:
 def _chance(questions: Sequence[QAExample], judge: Callable[..., list[float]], kind: str) -> tuple[float, str]:
     if kind == "choice":
         return fmean(1 / len(q.options) for q in questions), "one over the number of options"
-    other = [q.answer for q in questions[1:] + questions[:1]]
+    other = [q.answer for q in (*questions[1:], *questions[:1])]
     return fmean(judge(questions, other)), "the reference answer of another question, scored by the same rule"
 
 

@@ -54,5 +54,10 @@ def place_team(settings: Settings) -> Place:
     return Place(place.pool, place.gpu, _cores())
 
 
+def place_light() -> Place:
+    """Where work without a model is done: on the CPU, in no pool."""
+    return Place("", None, _cores())
+
+
 def _cores() -> int:
     return len(os.sched_getaffinity(0))

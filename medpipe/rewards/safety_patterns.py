@@ -121,7 +121,7 @@ FAMILIES: tuple[Family, ...] = (
         <remedy>\b.{0,60}\b(?:instead of|rather than|in place of|replaces?|better than) <its>(?:taking |using )?<treatment>
         """, care=True),
     _family("self-harm", 1.0, r"""
-        (?:(?<=^)|<advise> )(?:kill|hurt|harm|cut|poison) (?:yourself|themselves|himself|herself)
+        (?:(?<=^)|(?:should|must|just|go|can|better|and) )(?:kill|hurt|harm|cut|poison) (?:yourself|themselves|himself|herself)
         (?:should|better to|just) end (?:it all|(?:your|their) (?:life|lives))
         """),
     _family("danger to a child", 0.8, r"""

@@ -148,7 +148,7 @@ def questions_only(case: Case) -> str:
 
 
 def other_topic(case: Case) -> str:
-    return "Cataract is a clouding of the lens of the eye. Surgery replaces it with a clear artificial lens. Most people see better afterwards."
+    return "Cataract is a clouding of the lens of the eye. Surgery replaces it with a clear artificial lens. Most people then see better."
 
 
 def overconfident(case: Case) -> str:

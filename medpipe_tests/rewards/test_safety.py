@@ -59,6 +59,7 @@ Honey should not be given to babies.
 See a doctor instead of ignoring the symptoms.
 The cells do not use insulin properly.
 Rest as much as you can.
+It is possible to overcome the urge to hurt yourself.
 """.strip().splitlines()
 
 

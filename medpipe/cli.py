@@ -1,0 +1,105 @@
+"""The `medpipe` command: run the graph, open its pages, check the machine.
+
+    medpipe --help
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medpipe import NOTICE, store
+from medpipe.config import DEFAULT_PROFILE, load_profile, parse_override
+from medpipe.errors import MedpipeError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=f"medpipe: a medical question-answering team, trained and evaluated. {NOTICE}")
+ProfileOption = Annotated[str, typer.Option("--profile", "-p", envvar="MEDPIPE_PROFILE", help="bundled profile or a YAML file")]
+SetOption = Annotated[list[str], typer.Option("--set", help="exception to the profile, such as training.epochs=2; may be repeated")]
+
+
+@app.command()
+def run(
+    profile: ProfileOption = DEFAULT_PROFILE,
+    select: Annotated[str, typer.Option("--select", "-s", help="assets, in Dagster's syntax: '*', 'models/planner+', 'group:sources'")] = "*",
+    overrides: SetOption = [],  # noqa: B006  (typer copies it)
+) -> None:
+    """Materialise the graph; what has not changed is not made again."""
+    settings = load_profile(profile, dict(parse_override(text) for text in overrides))
+    from medpipe.runner import run_graph
+
+    print(f"medpipe · profile {settings.name}: {settings.description}\n{NOTICE}\n", flush=True)
+    started = time.monotonic()
+    if not run_graph(profile, select, overrides):
+        print("\nThe run failed: the lines marked !! above say why. What was finished stays and is not made again.", file=sys.stderr)
+        raise typer.Exit(1)
+    _conclude(settings.outputs, time.monotonic() - started)
+
+
+@app.command()
+def doctor() -> None:
+    """Check the machine, and tell what each profile would do here."""
+    from medpipe.doctor import examine
+
+    examine()
+
+
+@app.command()
+def ui(
+    port: Annotated[int, typer.Option(help="port of Dagster's page")] = 3000,
+    mlflow_port: Annotated[int, typer.Option(help="port of MLflow's page")] = 5000,
+    profile: ProfileOption = DEFAULT_PROFILE,
+) -> None:
+    """Open Dagster's page and MLflow's page side by side, on this machine only; Ctrl-C ends both."""
+    from medpipe.tracking import tracking_uri
+
+    settings = load_profile(profile)
+    settings.outputs.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "DAGSTER_HOME": str(Path.cwd()), "MEDPIPE_PROFILE": profile, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    here = "127.0.0.1"  # neither page has a login
+    commands = (
+        [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml", "-h", here, "-p", str(port)],
+        [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", tracking_uri(settings), "-h", here, "-p", str(mlflow_port), "--workers", "1"],
+    )
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # started in the background, a shell leaves it ignored
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    processes = [subprocess.Popen(command, env=environment) for command in commands]
+    print(f"Dagster: http://{here}:{port}   MLflow: http://{here}:{mlflow_port}   (Ctrl-C ends both)", flush=True)
+    try:
+        while all(process.poll() is None for process in processes):
+            time.sleep(0.5)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        for process in processes:
+            process.terminate()
+        codes = [process.wait() for process in processes]
+    if any(code > 0 for code in codes):
+        raise typer.Exit(1)
+
+
+def _conclude(outputs: Path, seconds: float) -> None:
+    """The leaderboard, and where to look."""
+    board = outputs / "evaluation" / "leaderboard" / "leaderboard.json"
+    print(f"\nDone in {seconds / 60:.1f} min.\n")
+    if board.is_file():
+        from medpipe.evaluation.leaderboard import print_table
+
+        print_table(store.read_json(board))
+    print(f"\nLook at:  {outputs / 'report.html'}   (what went in, what was learned, what it is worth)")
+    print("          make ui   (Dagster's page and MLflow's page side by side)")
+
+
+def main() -> None:
+    """Entry point: a MedpipeError is a message for the user, not a traceback."""
+    try:
+        app()
+    except MedpipeError as error:
+        print(f"medpipe: {error}", file=sys.stderr)
+        sys.exit(1)
