@@ -4,6 +4,4 @@ The graph is in `medpipe/definitions.py`; the settings are in `medpipe/config.py
 Research software: nothing here is medical advice.
 """
 
-NOTICE = (
-    "Research software. Not a medical device and not medical advice: answers come from small language models and can be wrong."
-)
+NOTICE = "Research software. Not a medical device and not medical advice: answers come from small language models and can be wrong."

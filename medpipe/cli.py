@@ -1,6 +1,6 @@
 """The `medpipe` command: run the graph, open its pages, check the machine.
 
-    medpipe --help
+medpipe --help
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from medpipe import NOTICE, store
 from medpipe.config import DEFAULT_PROFILE, load_profile, parse_override
 from medpipe.errors import MedpipeError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help=f"medpipe: a medical question-answering team, trained and evaluated. {NOTICE}")
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help=f"medpipe: a medical question-answering team, trained and evaluated. {NOTICE}"
+)
 ProfileOption = Annotated[str, typer.Option("--profile", "-p", envvar="MEDPIPE_PROFILE", help="bundled profile or a YAML file")]
 SetOption = Annotated[list[str], typer.Option("--set", help="exception to the profile, such as training.epochs=2; may be repeated")]
 
@@ -27,7 +29,9 @@ SetOption = Annotated[list[str], typer.Option("--set", help="exception to the pr
 @app.command()
 def run(
     profile: ProfileOption = DEFAULT_PROFILE,
-    select: Annotated[str, typer.Option("--select", "-s", help="assets, in Dagster's syntax: '*', 'models/planner+', 'group:sources'")] = "*",
+    select: Annotated[
+        str, typer.Option("--select", "-s", help="assets, in Dagster's syntax: '*', 'models/planner+', 'group:sources'")
+    ] = "*",
     overrides: SetOption = [],  # noqa: B006  (typer copies it)
 ) -> None:
     """Materialise the graph; what has not changed is not made again."""
@@ -65,7 +69,20 @@ def ui(
     here = "127.0.0.1"  # neither page has a login
     commands = (
         [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml", "-h", here, "-p", str(port)],
-        [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", tracking_uri(settings), "-h", here, "-p", str(mlflow_port), "--workers", "1"],
+        [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "ui",
+            "--backend-store-uri",
+            tracking_uri(settings),
+            "-h",
+            here,
+            "-p",
+            str(mlflow_port),
+            "--workers",
+            "1",
+        ],
     )
     signal.signal(signal.SIGINT, signal.default_int_handler)  # started in the background, a shell leaves it ignored
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

@@ -78,7 +78,7 @@ class Team(Frozen):
     """The workflow planner → researcher → analyst → reporter."""
 
     max_rounds_per_episode: PositiveInt = 4
-    max_new_tokens: dict[Role, PositiveInt] = {"planner": 48, "researcher": 64, "analyst": 96, "reporter": 160}
+    max_new_tokens: dict[Role, PositiveInt] = Field(default={"planner": 48, "researcher": 64, "analyst": 96, "reporter": 160})
     max_prompt_tokens: PositiveInt = 896  # a longer prompt loses its evidence first, then its question's middle
     evidence_passages: PositiveInt = 3
     evidence_chars: PositiveInt = 320  # per passage
@@ -135,7 +135,7 @@ class Evaluation(Frozen):
 class Hardware(Frozen):
     """Which role works where. `cuda:n` is taken modulo the number of GPUs; without a GPU every role runs on the CPU."""
 
-    devices: dict[Role, Device] = {"planner": "cuda:0", "researcher": "cuda:1", "analyst": "cuda:2", "reporter": "cuda:3"}
+    devices: dict[Role, Device] = Field(default={"planner": "cuda:0", "researcher": "cuda:1", "analyst": "cuda:2", "reporter": "cuda:3"})
     cpu_processes: PositiveInt = 2  # training or evaluation processes at once on a CPU; the cores are shared out
 
 
@@ -212,7 +212,9 @@ def load_profile(name: str, overrides: Mapping[str, Any] | None = None) -> Setti
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise MedpipeError(got=f"text that is not YAML ({error})", expected="a YAML mapping", where=str(path), do="correct the file") from error
+        raise MedpipeError(
+            got=f"text that is not YAML ({error})", expected="a YAML mapping", where=str(path), do="correct the file"
+        ) from error
     if not isinstance(raw, dict):
         raise MedpipeError(got=f"{type(raw).__name__}", expected="a YAML mapping", where=str(path), do="start from a bundled profile")
     for dotted, value in (overrides or {}).items():

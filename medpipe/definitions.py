@@ -18,7 +18,14 @@ from medpipe.resources import Launcher, Profile, RefStore
 profile = Profile.configure_at_launch()
 settings = Profile().settings()  # decides the pools; a profile chosen in the launchpad changes everything else
 
-ASSETS = [*corpus.sources, corpus.clean, *corpus.splits, *models.model_assets(settings), evaluation.evaluation_assets(settings), evaluation.report]
+ASSETS = [
+    *corpus.sources,
+    corpus.clean,
+    *corpus.splits,
+    *models.model_assets(settings),
+    evaluation.evaluation_assets(settings),
+    evaluation.report,
+]
 
 DATA = dg.AssetSelection.groups("sources", "corpus", "splits")
 MODELS = dg.AssetSelection.groups("models")

@@ -27,10 +27,17 @@ def examine() -> None:
     console = Console()
     machine = Table(title="This machine", show_header=False)
     reachable = _hub_reachable()
-    for name, value in [*_software(), *_hardware(), ("mirror", _mirror()), ("model hub", "reachable" if reachable else f"not reachable ({HUB})")]:
+    for name, value in [
+        *_software(),
+        *_hardware(),
+        ("mirror", _mirror()),
+        ("model hub", "reachable" if reachable else f"not reachable ({HUB})"),
+    ]:
         machine.add_row(name, value)
     console.print(machine)
-    profiles = Table("profile", "base model", "planner", "researcher", "analyst", "reporter", "would", title="What each profile would do here")
+    profiles = Table(
+        "profile", "base model", "planner", "researcher", "analyst", "reporter", "would", title="What each profile would do here"
+    )
     for name in profile_names():
         settings = load_profile(name)
         places = [place_role(settings, role) for role in ROLES]
@@ -58,7 +65,10 @@ def _hardware() -> list[tuple[str, str]]:
         ("CPU cores", str(len(os.sched_getaffinity(0)))),
         ("RAM", f"{memory:.1f} GiB"),
         ("disk here", f"{disk.free / 2**30:.1f} GiB free of {disk.total / 2**30:.1f} GiB"),
-        ("CUDA", f"available, {torch.cuda.device_count()} GPU(s)" if torch.cuda.is_available() else "not available: training runs on the CPU"),
+        (
+            "CUDA",
+            f"available, {torch.cuda.device_count()} GPU(s)" if torch.cuda.is_available() else "not available: training runs on the CPU",
+        ),
     ]
     for number in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(number)

@@ -32,7 +32,9 @@ GRACE_SECONDS = 20.0
 class Profile(dg.ConfigurableResource):
     """The settings of this run: a profile's name and exceptions to it, both changeable in the launchpad."""
 
-    name: str = Field(default_factory=lambda: os.environ.get(PROFILE_VARIABLE, DEFAULT_PROFILE), description="a bundled profile or a YAML file")
+    name: str = Field(
+        default_factory=lambda: os.environ.get(PROFILE_VARIABLE, DEFAULT_PROFILE), description="a bundled profile or a YAML file"
+    )
     overrides: list[str] = Field(default=[], description='exceptions such as "training.epochs=2"')
 
     def settings(self) -> Settings:
@@ -79,7 +81,9 @@ class Launcher(dg.ConfigurableResource):
 
     def _work(self, context: AssetExecutionContext, order: Order, place: Place) -> Manifest:
         environment = worker_environment(place)
-        with dg.open_pipes_session(context, dg.PipesTempFileContextInjector(), dg.PipesTempFileMessageReader(), as_extras(order)) as session:
+        with dg.open_pipes_session(
+            context, dg.PipesTempFileContextInjector(), dg.PipesTempFileMessageReader(), as_extras(order)
+        ) as session:
             process = subprocess.Popen(WORKER, env={**os.environ, **environment, **session.get_bootstrap_env_vars()})
             try:
                 status = process.wait()
@@ -93,7 +97,9 @@ class Launcher(dg.ConfigurableResource):
                 raise
         # Pipes now expects every output of the step; a benchmark that can't be had rightly yields none.
         context.get_step_execution_context()._requires_typed_event_stream = False
-        answer: dict[str, Any] = next(iter(session.get_custom_messages()), {"error": f"the worker ended with status {status} and said nothing"})
+        answer: dict[str, Any] = next(
+            iter(session.get_custom_messages()), {"error": f"the worker ended with status {status} and said nothing"}
+        )
         if "error" in answer:
             if "traceback" in answer:
                 context.log.error(answer["traceback"])
@@ -120,7 +126,9 @@ class RefStore(dg.ConfigurableIOManager):
         path = self._path(context.asset_key)
         if not path.is_file():
             name = context.asset_key.to_user_string()
-            raise dg.Failure(f"got no {name}, expected it at {path}: materialise {name} first (or select '+{context.step_context.step.key}')")
+            raise dg.Failure(
+                f"got no {name}, expected it at {path}: materialise {name} first (or select '+{context.step_context.step.key}')"
+            )
         return Ref.model_validate_json(path.read_text(encoding="utf-8"))
 
     def _path(self, key: dg.AssetKey) -> Path:

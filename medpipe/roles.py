@@ -8,7 +8,7 @@ role is never trained on something it will not see. Targets come from the corpus
 | planner | name the kind of question, its focus and a plan | type, focus, what to look for | type, specialty, what separates the options |
 | researcher | pick and cite the evidence that bears on it | the passage that shares most with the reference | the same |
 | analyst | reason from evidence to a conclusion | findings, then the conclusion | findings, then the option they fit |
-| reporter | write the answer for the reader | the reference answer, with a caution where the content calls for one | the answer with its reason |
+| reporter | write the answer for the reader | the reference answer, with a caution where called for | the answer, its reason |
 
 On a multiple-choice question every message ends with the answer believed now, `Answer: C`.
 What this leaves out: hard negatives for the researcher, and tokenisation (medpipe/models/tokens.py).
@@ -17,7 +17,7 @@ What this leaves out: hard negatives for the researcher, and tokenisation (medpi
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from medpipe.schema import LETTERS, ROLES, QAExample, Role
@@ -73,7 +73,9 @@ def question_text(question: QAExample) -> str:
     return "\n".join(parts)
 
 
-def prompt_for(role: Role | None, question: QAExample, evidence: Sequence[str], said: Sequence[Said], verdict: str = "") -> list[dict[str, str]]:
+def prompt_for(
+    role: Role | None, question: QAExample, evidence: Sequence[str], said: Sequence[Said], verdict: str = ""
+) -> list[dict[str, str]]:
     """Chat messages for a role, or for one agent alone (`role=None`).
 
     Args:
@@ -100,9 +102,15 @@ def target_for(role: Role, question: QAExample, evidence: Sequence[str]) -> str:
     return f"{text}\nAnswer: {question.answer}" if question.is_choice else text
 
 
-def reference_said(role: Role, question: QAExample, evidence: Sequence[str]) -> list[Said]:
-    """The earlier roles' ideal messages: what `role` reads from its team-mates while it is trained."""
-    return [Said(earlier, target_for(earlier, question, evidence)) for earlier in ROLES[: ROLES.index(role)]]
+def reference_said(
+    role: Role, question: QAExample, evidence: Sequence[str], fit: Callable[[Role, str], str] = lambda role, text: text
+) -> list[Said]:
+    """The earlier roles' ideal messages: what `role` reads from its team-mates while it is trained.
+
+    Args:
+        fit: cuts a role's message to what that role can say in its token budget.
+    """
+    return [Said(earlier, fit(earlier, target_for(earlier, question, evidence))) for earlier in ROLES[: ROLES.index(role)]]
 
 
 def sentences(text: str) -> list[str]:

@@ -77,17 +77,30 @@ def _selected(defs: dg.Definitions, select: str) -> list[dg.AssetKey]:
         keys = sorted(selection.resolve(defs.resolve_asset_graph()))
     except dg.DagsterError as error:
         raise MedpipeError(
-            got=f"selection {select!r}", expected="assets of the graph", where="--select", do=f"see the keys with dagster asset list -m medpipe.definitions ({error})"
+            got=f"selection {select!r}",
+            expected="assets of the graph",
+            where="--select",
+            do=f"see the keys with dagster asset list -m medpipe.definitions ({error})",
         ) from error
     if not keys:
-        raise MedpipeError(got=f"selection {select!r}", expected="at least one asset", where="--select", do="for example 'group:sources' or 'models/planner+'")
+        raise MedpipeError(
+            got=f"selection {select!r}",
+            expected="at least one asset",
+            where="--select",
+            do="for example 'group:sources' or 'models/planner+'",
+        )
     return keys
 
 
 def _instance() -> dg.DagsterInstance:
     home = Path.cwd()
     if not (home / "dagster.yaml").is_file():
-        raise MedpipeError(got=f"no dagster.yaml in {home}", expected="the project's root", where="the working directory", do="change to the project's root")
+        raise MedpipeError(
+            got=f"no dagster.yaml in {home}",
+            expected="the project's root",
+            where="the working directory",
+            do="change to the project's root",
+        )
     os.environ.setdefault("DAGSTER_HOME", str(home))
     return dg.DagsterInstance.get()
 

@@ -60,7 +60,15 @@ TASKS: dict[str, Task] = {
     "base": Task("medpipe.models.base:run", ("model",), ("models/tiny.py", "roles.py")),
     "sft": Task("medpipe.training.sft:run", ("model", "training", "team"), ("training/losses.py", *PEOPLE)),
     "maporl": Task("medpipe.training.maporl:run", ("model", "team", "rewards", "maporl"), ("training", "rewards", *PEOPLE)),
-    "benchmark": Task("medpipe.evaluation.evaluate:run", ("corpus", "model", "team", "rewards", "evaluation"), ("evaluation/benchmarks.py", "evaluation/statistics.py", "corpus", "rewards", *PEOPLE)),
+    "benchmark": Task(
+        "medpipe.evaluation.evaluate:run",
+        ("corpus", "model", "team", "rewards", "evaluation"),
+        ("evaluation/benchmarks.py", "evaluation/statistics.py", "corpus", "rewards", *PEOPLE),
+    ),
     "leaderboard": Task("medpipe.evaluation.leaderboard:run", ("evaluation",), ("evaluation",)),
-    "report": Task("medpipe.evaluation.report:run", ("corpus", "model", "training", "team", "rewards", "maporl", "evaluation", "hardware"), ("evaluation", "evaluation/report.html.jinja")),
+    "report": Task(
+        "medpipe.evaluation.report:run",
+        ("corpus", "model", "training", "team", "rewards", "maporl", "evaluation", "hardware"),
+        ("evaluation", "evaluation/report.html.jinja"),
+    ),
 }  # fmt: skip

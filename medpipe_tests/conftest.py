@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -76,3 +77,53 @@ def make_job(tmp_path: Path, reporter: Collected) -> JobMaker:
         return Job(name, seen, dict(inputs or {}), folder, scratch, "cpu", reporter)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def one_thread() -> None:
+    """The tiny model's matrices are too small to share out between threads."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_base(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the tiny base model, made once for all tests."""
+    from medpipe_tests.tiny_team import make_base
+
+    return make_base(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def tiny_adapters(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """{"models/<role>": folder} of four small random adapters on the tiny base."""
+    from medpipe_tests.tiny_team import make_adapters
+
+    return make_adapters(tiny_base, tmp_path_factory.mktemp("adapters"))
+
+
+@pytest.fixture(scope="session")
+def tiny_splits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """{"splits/train": folder, "splits/validation": folder} of a part of the bundled corpus."""
+    from medpipe_tests.tiny_team import make_splits
+
+    return make_splits(tmp_path_factory.mktemp("splits"))
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tiny_base: Path) -> Any:
+    """The tiny model's tokenizer."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(tiny_base, local_files_only=True)
+
+
+@pytest.fixture(scope="session")
+def team(tiny_base: Path, tiny_adapters: dict[str, Path]) -> Any:
+    """The four roles and a frozen "start_reporter" on one tiny base; for tests that change no weight."""
+    from medpipe.models.policy import Policies
+    from medpipe.schema import ROLES
+
+    names = {role: tiny_adapters[f"models/{role}"] for role in ROLES}
+    return Policies.load(tiny_base, {**names, "start_reporter": tiny_adapters["models/reporter"]})

@@ -18,7 +18,9 @@ class ShortLines(logging.Formatter):
         """One line for one event."""
         meta: Any = getattr(record, "dagster_meta", None) or {}
         step = (meta.get("step_key") if isinstance(meta, dict) else None) or "run"
-        text = _failure(record) or str(meta.get("orig_message") if isinstance(meta, dict) and meta.get("orig_message") else record.getMessage())
+        text = _failure(record) or str(
+            meta.get("orig_message") if isinstance(meta, dict) and meta.get("orig_message") else record.getMessage()
+        )
         mark = {"WARNING": "! ", "ERROR": "!! ", "CRITICAL": "!! "}.get(record.levelname, "")
         return f"{self.formatTime(record, '%H:%M:%S')} {step.replace('__', '/'):22} {mark}{text}"
 

@@ -3,7 +3,7 @@
 import dagster as dg
 from dagster import AssetExecutionContext
 
-from medpipe.assets.present import check_specs
+from medpipe.assets.present import HANDED_OVER, check_specs
 from medpipe.corpus.sources import SOURCES, stamp
 from medpipe.resources import Launcher, Profile
 from medpipe.schema import Ref
@@ -16,7 +16,8 @@ def source_asset(name: str) -> dg.AssetsDefinition:
     source = SOURCES[name]
 
     @dg.asset(
-        key=["sources", name], group_name="sources", kinds={"table"}, owners=OWNERS, dagster_type=dg.Any, description=f"{source.title}. Licence: {source.licence}.",
+        key=["sources", name], group_name="sources", kinds={"table"}, owners=OWNERS, dagster_type=HANDED_OVER,
+        description=f"{source.title}. Licence: {source.licence}.",
         check_specs=check_specs(f"sources/{name}"),
     )  # fmt: skip
     def load(context: AssetExecutionContext, launcher: Launcher, profile: Profile) -> dg.MaterializeResult:
@@ -29,7 +30,7 @@ sources = [source_asset(name) for name in SOURCES]
 
 
 @dg.asset(
-    key=["corpus", "clean"], group_name="corpus", kinds={"table", "greatexpectations"}, owners=OWNERS, dagster_type=dg.Any,
+    key=["corpus", "clean"], group_name="corpus", kinds={"table", "greatexpectations"}, owners=OWNERS, dagster_type=HANDED_OVER,
     ins={name: dg.AssetIn(["sources", name]) for name in SOURCES}, check_specs=check_specs("corpus/clean"),
 )  # fmt: skip
 def clean(context: AssetExecutionContext, launcher: Launcher, **refs: Ref) -> dg.MaterializeResult:
@@ -41,7 +42,8 @@ def split_asset(part: str, description: str) -> dg.AssetsDefinition:
     """One side of the split by condition: no condition is on two sides, and adding rows moves none."""
 
     @dg.asset(
-        key=["splits", part], group_name="splits", kinds={"table", "greatexpectations"}, owners=OWNERS, dagster_type=dg.Any, description=description,
+        key=["splits", part], group_name="splits", kinds={"table", "greatexpectations"}, owners=OWNERS, dagster_type=HANDED_OVER,
+        description=description,
         ins={"clean": dg.AssetIn(["corpus", "clean"])}, check_specs=check_specs(f"splits/{part}"),
     )  # fmt: skip
     def split(context: AssetExecutionContext, launcher: Launcher, clean: Ref) -> dg.MaterializeResult:

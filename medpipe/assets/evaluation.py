@@ -10,6 +10,7 @@ import dagster as dg
 from dagster import AssetExecutionContext
 
 from medpipe.assets.corpus import OWNERS
+from medpipe.assets.present import HANDED_OVER
 from medpipe.config import Settings
 from medpipe.corpus.sources import SOURCES
 from medpipe.evaluation.benchmarks import BENCHMARKS, stamp
@@ -70,7 +71,15 @@ def evaluation_assets(settings: Settings) -> dg.AssetsDefinition:
     return evaluation
 
 
-@dg.asset(key=["release", "report"], group_name="release", kinds={"html"}, owners=OWNERS, dagster_type=dg.Any, ins=handed_over(REPORTED), deps=[LEADERBOARD])
+@dg.asset(
+    key=["release", "report"],
+    group_name="release",
+    kinds={"html"},
+    owners=OWNERS,
+    dagster_type=HANDED_OVER,
+    ins=handed_over(REPORTED),
+    deps=[LEADERBOARD],
+)
 def report(context: AssetExecutionContext, launcher: Launcher, **refs: Ref) -> dg.MaterializeResult:
     """One page for a physician-researcher: what went in, what was learned, what it is worth, and how to do it again."""
     others = [*(f"sources/{name}" for name in SOURCES), *(f"evaluation/{name}" for name in BENCHMARKS), "evaluation/leaderboard"]

@@ -4,7 +4,7 @@ import dagster as dg
 from dagster import AssetExecutionContext
 
 from medpipe.assets.corpus import OWNERS
-from medpipe.assets.present import check_specs
+from medpipe.assets.present import HANDED_OVER, check_specs
 from medpipe.config import Settings
 from medpipe.launch.devices import place_role, place_team
 from medpipe.resources import Launcher, Profile
@@ -24,7 +24,14 @@ def model_assets(settings: Settings) -> list[dg.AssetsDefinition]:
     return [base, *(role_asset(role, settings) for role in ROLES), team_asset(settings)]
 
 
-@dg.asset(key=["models", "base"], group_name="models", kinds={"huggingface"}, owners=OWNERS, dagster_type=dg.Any, check_specs=check_specs("models/base"))
+@dg.asset(
+    key=["models", "base"],
+    group_name="models",
+    kinds={"huggingface"},
+    owners=OWNERS,
+    dagster_type=HANDED_OVER,
+    check_specs=check_specs("models/base"),
+)
 def base(context: AssetExecutionContext, launcher: Launcher) -> dg.MaterializeResult:
     """The small language model that the four roles share, as safetensors."""
     return launcher.make(context, "models/base", "base", {})
@@ -35,7 +42,8 @@ def role_asset(role: Role, settings: Settings) -> dg.AssetsDefinition:
     name, place = f"models/{role}", place_role(settings, role)
 
     @dg.asset(
-        key=["models", role], group_name="models", kinds={"pytorch", "huggingface"}, owners=OWNERS, dagster_type=dg.Any, description=TEACHES[role],
+        key=["models", role], group_name="models", kinds={"pytorch", "huggingface"}, owners=OWNERS, dagster_type=HANDED_OVER,
+        description=TEACHES[role],
         ins={**DATA, "base": dg.AssetIn(["models", "base"])}, check_specs=check_specs(name), pool=place.pool, tags={"role": role},
     )  # fmt: skip
     def fine_tune(
@@ -51,11 +59,13 @@ def team_asset(settings: Settings) -> dg.AssetsDefinition:
     """The team: four adapters that went on learning together."""
 
     @dg.asset(
-        key=["models", "maporl_team"], group_name="models", kinds={"pytorch", "huggingface"}, owners=OWNERS, dagster_type=dg.Any,
+        key=["models", "maporl_team"], group_name="models", kinds={"pytorch", "huggingface"}, owners=OWNERS, dagster_type=HANDED_OVER,
         ins={"train": DATA["train"], "base": dg.AssetIn(["models", "base"]), **{role: dg.AssetIn(["models", role]) for role in ROLES}},
         check_specs=check_specs("models/maporl_team"), pool=place_team(settings).pool,
     )  # fmt: skip
-    def maporl_team(context: AssetExecutionContext, launcher: Launcher, profile: Profile, train: Ref, base: Ref, **roles: Ref) -> dg.MaterializeResult:
+    def maporl_team(
+        context: AssetExecutionContext, launcher: Launcher, profile: Profile, train: Ref, base: Ref, **roles: Ref
+    ) -> dg.MaterializeResult:
         """The four roles, co-trained by MAPoRL under the medical reward (arXiv 2502.18439)."""
         inputs = {"splits/train": train, "models/base": base, **{f"models/{role}": ref for role, ref in roles.items()}}
         return launcher.make(context, "models/maporl_team", "maporl", inputs, place_team(profile.settings()))

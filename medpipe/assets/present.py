@@ -9,7 +9,10 @@ from typing import Any
 
 import dagster as dg
 
-from medpipe.schema import Manifest
+from medpipe.schema import Manifest, Ref
+
+HANDED_OVER = dg.DagsterType(lambda _, value: isinstance(value, Ref), "Ref", description="a finished folder and the hash of its content")
+"""Type of what one asset hands to the next."""
 
 Spec = tuple[str, str, bool]  # name, description, blocking
 
@@ -18,7 +21,11 @@ CHECKS: dict[str, tuple[Spec, ...]] = {
     **{f"sources/{name}": (("reachable", "the source could be read", False),) for name in ("medquad", "medtext", "synthetic", "custom")},
     "corpus/clean": (DATA, ("unique_ids", "no id twice", True), ("funnel_adds_up", "rows in = rows kept + rows dropped, by source", True)),
     **{
-        f"splits/{part}": (DATA, ("no_focus_overlap", "no condition on two sides of the split", True), ("not_empty", "there are rows", True))
+        f"splits/{part}": (
+            DATA,
+            ("no_focus_overlap", "no condition on two sides of the split", True),
+            ("not_empty", "there are rows", True),
+        )
         for part in ("train", "validation")
     },
     "models/base": (("loads_and_computes", "the weights load and give finite numbers", True),),
@@ -39,7 +46,10 @@ CHECKS: dict[str, tuple[Spec, ...]] = {
 
 def check_specs(name: str) -> list[dg.AssetCheckSpec]:
     """What Dagster is told of an asset's checks before it runs."""
-    return [dg.AssetCheckSpec(check, asset=name.split("/"), description=text, blocking=blocking) for check, text, blocking in CHECKS.get(name, ())]
+    return [
+        dg.AssetCheckSpec(check, asset=name.split("/"), description=text, blocking=blocking)
+        for check, text, blocking in CHECKS.get(name, ())
+    ]
 
 
 def to_checks(name: str, manifest: Manifest) -> list[dg.AssetCheckResult]:
@@ -83,5 +93,7 @@ def _value(folder: Path, value: Any) -> Any:
 def _table(rows: list[dict[str, Any]]) -> Any:
     """Every row gets the columns of all: Dagster wants tables without holes."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    records = [dg.TableRecord({c: v if isinstance(v := row.get(c, ""), (str, int, float, bool)) else str(v) for c in columns}) for row in rows]
+    records = [
+        dg.TableRecord({c: v if isinstance(v := row.get(c, ""), (str, int, float, bool)) else str(v) for c in columns}) for row in rows
+    ]
     return dg.MetadataValue.table(records) if records else "none"

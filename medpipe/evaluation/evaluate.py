@@ -63,11 +63,13 @@ def run(job: Job) -> Outcome:
         scores = judge(questions, [a.text if benchmark.kind == "text" else a.prediction for a in answers])
         systems[system] = _summary(scores, answers, seconds, benchmark.kind, job)
         items += [
-            {"id": q.id, "system": system, "score": s, "prediction": a.prediction, "answer": q.answer, "parsed": a.parsed, "tokens": a.tokens,
-             "seconds": round(seconds / len(questions), 3)}
+            {"id": q.id, "system": system, "score": s, "prediction": a.prediction, "answer": q.answer, "parsed": a.parsed,
+             "tokens": a.tokens, "seconds": round(seconds / len(questions), 3)}
             for q, a, s in zip(questions, answers, scores, strict=True)
         ]  # fmt: skip
-        transcripts += [{"system": system, **a.transcript, "score": s} for a, s in zip(answers, scores, strict=True) if a.transcript][:TRANSCRIPTS]
+        transcripts += [{"system": system, **a.transcript, "score": s} for a, s in zip(answers, scores, strict=True) if a.transcript][
+            :TRANSCRIPTS
+        ]
         mean, low, high = (systems[system][k] for k in ("mean", "low", "high"))
         job.report.progress(number + 1, len(SYSTEMS), f"{system}: {benchmark.metric} {mean:.3f} [{low:.3f}, {high:.3f}]")
     chance, note = _chance(questions, judge, benchmark.kind)
@@ -77,8 +79,8 @@ def run(job: Job) -> Outcome:
         mean, low, high = paired_bootstrap(by_system[a], by_system[b], *_resampling(job))
         differences.append({"a": a, "b": b, "mean": mean, "low": low, "high": high})
     summary = {
-        "benchmark": name, "title": benchmark.title, "kind": benchmark.kind, "metric": benchmark.metric, "n": len(questions), "chance": chance,
-        "chance_note": note, "overlap_with_training": benchmarks.overlap(rows, store.read_examples(job.inputs["splits/train"])),
+        "benchmark": name, "title": benchmark.title, "kind": benchmark.kind, "metric": benchmark.metric, "n": len(questions),
+        "chance": chance, "chance_note": note, "overlap_with_training": benchmarks.overlap(rows, store.read_examples(job.inputs["splits/train"])),
         "systems": systems, "differences": differences,
     }  # fmt: skip
     store.write_json(job.out / "summary.json", summary)

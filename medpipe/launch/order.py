@@ -45,7 +45,9 @@ class Order(Frozen):
     commit: str = ""
 
 
-def write_order(name: str, task: str, settings: Settings, inputs: dict[str, Ref], place: Place, run_id: str, extra: dict[str, str]) -> Order:
+def write_order(
+    name: str, task: str, settings: Settings, inputs: dict[str, Ref], place: Place, run_id: str, extra: dict[str, str]
+) -> Order:
     """Write the order for an asset; `extra` adds what else its result depends on (a source file's hash, say)."""
     fingerprint = TASKS[task].fingerprint(settings, {key: ref.sha256 for key, ref in inputs.items()}, name=name, **extra)
     return Order(

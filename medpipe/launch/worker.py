@@ -92,12 +92,13 @@ def carry_out(order: Order, say: Callable[[str, str], None]) -> Manifest:
     reporter = WorkReporter(log, partial, say)
     _refuse_failed_inputs(order)
     inputs = {key: ref.sha256 for key, ref in order.inputs.items()}
+    used = {section: getattr(settings, section).model_dump(mode="json") for section in task.sections}
     if order.task in TRACKED:
         tags = {"medpipe.asset": order.name, "medpipe.fingerprint": order.fingerprint, "medpipe.commit": order.commit}
         tags |= {f"medpipe.input.{key}": sha for key, sha in inputs.items()} | {"medpipe.config_hash": settings.config_hash()}
-        reporter.tracker = Tracker(settings, order.name, order.run_id, tags, reporter.warn)
-        reporter.tracker.params({section: getattr(settings, section).model_dump(mode="json") for section in task.sections})
-    started, outcome = time.monotonic(), None
+        reporter.tracker = Tracker(settings, order.name, order.run_id, used, tags, reporter.warn)
+    started = time.monotonic()
+    outcome: Outcome | None = None
     try:
         with _gpu_claimed(order.device, reporter.log):
             folders = {key: Path(ref.path) for key, ref in order.inputs.items()}
@@ -105,15 +106,16 @@ def carry_out(order: Order, say: Callable[[str, str], None]) -> Manifest:
     finally:
         if outcome is None:
             shutil.rmtree(partial, ignore_errors=True)
-        if reporter.tracker:
-            reporter.tracker.close(outcome is None, _numbers(outcome), {})
+        if reporter.tracker and (outcome is None or outcome.status == "ok"):
+            reporter.tracker.close(outcome is None, _numbers(outcome))
+    assert outcome is not None, "a task that gives nothing back raises"
     if order.task in ("sft", "maporl"):
         shutil.copyfile(log, partial / "training_logs.txt")
     files = store.hash_tree(partial)
     lasting = {name: sha for name, sha in files.items() if not name.startswith(VOLATILE)}
     manifest = Manifest(
         task=order.task, fingerprint=order.fingerprint, sha256=store.hash_of_hashes(lasting), files=files, inputs=inputs,
-        settings={section: getattr(settings, section).model_dump(mode="json") for section in task.sections},
+        settings=used,
         config_hash=settings.config_hash(), commit=order.commit, created_at=_now(), seconds=round(time.monotonic() - started, 2),
         status=outcome.status, reason=outcome.reason, metadata=dict(outcome.metadata), checks=outcome.checks,
     )  # fmt: skip
@@ -201,7 +203,9 @@ def main() -> None:
     from dagster_pipes import open_dagster_pipes
 
     if "DAGSTER_PIPES_CONTEXT" not in os.environ:
-        sys.exit("got no order, expected one from Dagster or a file, in medpipe.launch.worker: materialise an asset, or name an order's JSON file")
+        sys.exit(
+            "got no order, expected one from Dagster or a file, in medpipe.launch.worker: materialise an asset, or name an order's file"
+        )
     with open_dagster_pipes() as pipes:
         die_with_parent(pipes.get_extra("parent"))
         answer = _explained(Order.model_validate(pipes.get_extra("order")), lambda level, text: getattr(pipes.log, level)(text))

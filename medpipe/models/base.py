@@ -43,7 +43,9 @@ def run(job: Job) -> Outcome:
         logits = model(**tokenizer("A medical question.", return_tensors="pt")).logits
     finite = bool(torch.isfinite(logits).all())
     numbers = {"parameters": sum(p.numel() for p in model.parameters()), "vocabulary": logits.shape[-1], **origin}
-    check = CheckResult(name="loads_and_computes", passed=finite, description="a forward pass gives finite logits", values={"finite": finite})
+    check = CheckResult(
+        name="loads_and_computes", passed=finite, description="a forward pass gives finite logits", values={"finite": finite}
+    )
     return Outcome(metadata={"model": choice.name, "revision": choice.revision, **numbers}, checks=(check,))
 
 
@@ -58,11 +60,16 @@ def load(folder: Path, device: str = "cpu", precision: str = "auto") -> tuple[Pr
     from transformers import AutoModelForCausalLM, AutoTokenizer, logging
 
     logging.disable_progress_bar()
+    import torch
+
     dtype = resolve_precision(device, precision)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, attn_implementation="sdpa", local_files_only=True)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, use_safetensors=True, attn_implementation="sdpa", local_files_only=True
+    )
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     model.requires_grad_(False)
-    return model.to(device).eval(), tokenizer
+    torch.nn.Module.to(model, device)
+    return model.eval(), tokenizer
 
 
 def resolve_precision(device: str, precision: str) -> torch.dtype:
@@ -114,7 +121,9 @@ def _hub(choice: Model) -> tuple[Any, Any, dict[str, str]]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
-        folder = Path(snapshot_download(choice.name, revision=choice.revision, allow_patterns=["*.safetensors", "*.json", "*.txt", "*.jinja"]))
+        folder = Path(
+            snapshot_download(choice.name, revision=choice.revision, allow_patterns=["*.safetensors", "*.json", "*.txt", "*.jinja"])
+        )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise MedpipeError(
             got=f"{type(error).__name__}: {str(error).splitlines()[0]}", expected="the model's files from the Hugging Face hub",

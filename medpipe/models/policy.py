@@ -123,7 +123,7 @@ class Policies:
                 mask_BT = torch.cat([mask_BT, mask_BT.new_ones(len(prompts), 1)], dim=1)
                 position_BT = position_BT[:, -1:] + 1
         ended = [bool(row) and row[-1] == end for row in tokens]
-        texts = [self.tokenizer.decode(row[:-1] if stop else row).strip() for row, stop in zip(tokens, ended, strict=True)]
+        texts = [str(self.tokenizer.decode(row[:-1] if stop else row)).strip() for row, stop in zip(tokens, ended, strict=True)]
         return [Sample(tuple(t), tuple(p), text, stop) for t, p, text, stop in zip(tokens, logps, texts, ended, strict=True)]
 
     def score(self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], temperature: float = 1.0) -> Scored:
@@ -144,7 +144,9 @@ class Policies:
         return Scored(logp_NV.gather(1, ids_BT[row_N, time_N + 1, None]).squeeze(1), entropy_N, row_N)
 
     @torch.inference_mode()
-    def mean_logp(self, adapter: str | None, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], batch: int) -> list[float]:
+    def mean_logp(
+        self, adapter: str | None, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], batch: int
+    ) -> list[float]:
         """Mean log-probability per completion token (nats), one number per row."""
         means: list[float] = []
         with self.use(adapter):

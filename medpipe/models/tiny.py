@@ -47,7 +47,9 @@ def _tokenizer(template: str) -> Any:
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
     bpe.decoder = decoders.ByteLevel()  # type: ignore[assignment]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    bpe.train_from_iterator(text, trainers.BpeTrainer(vocab_size=1024, special_tokens=SPECIALS, initial_alphabet=alphabet, show_progress=False))
+    bpe.train_from_iterator(
+        text, trainers.BpeTrainer(vocab_size=1024, special_tokens=SPECIALS, initial_alphabet=alphabet, show_progress=False)
+    )
     return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=template)
 
 
@@ -62,7 +64,10 @@ def _drill(model: Any, tokenizer: Any) -> None:
             asked, said = (" ".join(draw.choices(vocabulary, k=draw.randint(*size))) for size in ((4, 24), (1, 3)))
             choice = draw.random() < 0.5
             rule = f"{roles.ANSWER_RULE}" if choice else ""
-            chat = [{"role": "system", "content": draw.choice(list(roles.SYSTEM.values()))}, {"role": "user", "content": f"{asked}\n{rule}"}]
+            chat = [
+                {"role": "system", "content": draw.choice(list(roles.SYSTEM.values()))},
+                {"role": "user", "content": f"{asked}\n{rule}"},
+            ]
             prompt = tokenizer(tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))["input_ids"]
             answer = f"{said}." + (f"\nAnswer: {draw.choice(LETTERS[:10])}" if choice else "")
             starts.append(len(prompt))

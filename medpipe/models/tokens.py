@@ -5,14 +5,17 @@ Used by training, rollouts and evaluation alike. Left out: the decoding of token
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from medpipe.roles import Said, prompt_for, sentences
 from medpipe.schema import LETTERS, QAExample, Role
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+_ANSWER_LINE = re.compile(r"\nAnswer: [A-Z]$")
 
 
 def without_control_tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -22,7 +25,7 @@ def without_control_tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> str
     tokenizer can encode, are replaced.
     """
     text = text.encode("utf-8", "replace").decode("utf-8")
-    control = [str(token) for token in tokenizer.added_tokens_encoder]
+    control = list(cast(dict[str, int], tokenizer.added_tokens_encoder))
     while found := [token for token in control if token in text]:
         for token in found:
             text = text.replace(token, " ")
@@ -31,7 +34,7 @@ def without_control_tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> str
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Token ids of plain text: no control tokens, no begin-of-text token."""
-    return list(tokenizer(without_control_tokens(text, tokenizer), add_special_tokens=False)["input_ids"])
+    return tokenizer.encode(without_control_tokens(text, tokenizer), add_special_tokens=False)
 
 
 def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]]) -> list[int]:
@@ -39,7 +42,7 @@ def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str,
     safe = [{**message, "content": without_control_tokens(message["content"], tokenizer)} for message in messages]
     # Qwen3 would think aloud first; templates without that switch ignore it.
     text = tokenizer.apply_chat_template(safe, tokenize=False, add_generation_prompt=True, enable_thinking=False)
-    return list(tokenizer(str(text), add_special_tokens=False)["input_ids"])
+    return tokenizer.encode(str(text), add_special_tokens=False)
 
 
 def encode_prompt(
@@ -73,16 +76,16 @@ def shorten(question: QAExample, count: int) -> QAExample:
 
 
 def encode_target(tokenizer: PreTrainedTokenizerBase, text: str, limit: int) -> list[int]:
-    """A completion with its end token in at most `limit` tokens, cut at a sentence's end; an `Answer:` line stays."""
-    body, separator, answer = text.partition("\nAnswer:")
-    tail = encode(tokenizer, separator + answer) if separator else []
+    """A completion with its end token in at most `limit` tokens, cut at a sentence's end; a last line `Answer: C` stays."""
+    line = _ANSWER_LINE.search(text)
+    body, tail = (text[: line.start()], encode(tokenizer, line[0])) if line else (text, [])
     parts = sentences(body)
     while True:
         ids = encode(tokenizer, " ".join(parts))
         if len(ids) + len(tail) + 1 <= limit or len(parts) <= 1:
             break
         parts.pop()
-    return [*ids[: limit - len(tail) - 1], *tail, int(tokenizer.eos_token_id)]  # type: ignore[arg-type]
+    return [*ids[: max(0, limit - len(tail) - 1)], *tail, int(tokenizer.eos_token_id)]  # type: ignore[arg-type]
 
 
 def letter_tokens(tokenizer: PreTrainedTokenizerBase, count: int) -> tuple[list[int], list[int]]:

@@ -58,7 +58,7 @@ def build(crew: Crew | None) -> Any:
     """Compile the graph; without a crew it can only be drawn."""
     from langgraph.graph import END, START, StateGraph
 
-    graph = StateGraph(State)
+    graph: Any = StateGraph(State)
     for role in ROLES:
         graph.add_node(role, _speaker(crew, role))
     graph.add_node("judge", _judge(crew))
@@ -111,15 +111,20 @@ def _judge(crew: Crew | None) -> Callable[[State], dict[str, Any]]:
 
 
 def consensus(episode: Episode, round_: int, rules: Team) -> bool:
-    """Whether enough roles agree on an answer and, where a verifier scored them, score well enough.
+    """Whether enough roles agree on an answer and, where a verifier scored them, those that agree score well enough.
 
     Source: docs/maporl.md, section 1. Free-text answers are never compared: such an episode plays all its rounds.
     """
-    turns = [episode.turn(round_, role) for role in ROLES]
-    answers = [turn.answer for turn in turns if turn.answer]
-    agreed = max((answers.count(answer) for answer in set(answers)), default=0) / len(ROLES)
+    camps: dict[str, list[Turn]] = {}
+    for turn in (episode.turn(round_, role) for role in ROLES):
+        if turn.answer:
+            camps.setdefault(turn.answer, []).append(turn)
+    return any(len(camp) / len(ROLES) >= rules.consensus_share and _scored_well(camp, rules) for camp in camps.values())
+
+
+def _scored_well(turns: Sequence[Turn], rules: Team) -> bool:
     scores = [turn.value for turn in turns if turn.value is not None]
-    return agreed >= rules.consensus_share and (not scores or sum(scores) / len(scores) >= rules.consensus_score)
+    return not scores or sum(scores) / len(scores) >= rules.consensus_score
 
 
 if __name__ == "__main__":

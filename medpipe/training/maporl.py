@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
@@ -87,14 +88,16 @@ def run(job: Job) -> Outcome:
     checks = (
         CheckResult(name="weights_moved_base_frozen", passed=min(distance.values()) > 0 and frozen_before == frozen_after,
                     description="every role's adapter moved; base and reference adapters did not, bit for bit",
-                    values={**{f"moved_{role}": f"{d:.3e}" for role, d in distance.items()}, "rest_unchanged": frozen_before == frozen_after}),
+                    values={**{f"moved_{role}": f"{d:.3e}" for role, d in distance.items()},
+                            "rest_unchanged": frozen_before == frozen_after}),
         CheckResult(name="on_policy", passed=gap < ON_POLICY_TOLERANCE or not exact, description="drawn and scored log-probabilities agree",
                     values={"largest_difference": f"{gap:.2e}", "enforced": exact}),
     )  # fmt: skip
     first, last = history[0], history[-1]
     stats = {
         "iterations": settings.iterations, "episodes_per_iteration": settings.questions_per_iteration * settings.samples_per_question,
-        "verifier": settings.verifier, "team_reward_first": round(first["reward/team"], 4), "team_reward_last": round(last["reward/team"], 4),
+        "verifier": settings.verifier, "team_reward_first": round(first["reward/team"], 4),
+        "team_reward_last": round(last["reward/team"], 4),
         "kl_last": round(last["kl"], 6), "malformed_last": round(last["malformed"], 4), "device": job.device,
         "seconds": round(sum(row["seconds"] for row in history), 1),
     }  # fmt: skip
@@ -120,7 +123,7 @@ def _measure(episodes: Sequence[Episode], reward: MedicalReward) -> dict[str, fl
     turns = [turn for episode in episodes for turn in episode.turns]
     finals = [episode.final for episode in episodes]
     words = [turn.text.split() for turn in turns]
-    pairs = [pair for text in words for pair in zip(text, text[1:], strict=False)]
+    pairs = [pair for text in words for pair in pairwise(text)]
     choice = [episode for episode in episodes if episode.question.is_choice]
     numbers = {
         "reward/team": fmean(turn.value or 0.0 for turn in finals),

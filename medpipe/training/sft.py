@@ -60,7 +60,7 @@ def run(job: Job) -> Outcome:
     seconds = time.monotonic() - started
     after = mean_loss(policies, role, held_rows, settings.batch_size)
 
-    policies.model.eval().save_pretrained(job.out, selected_adapters=[role], save_embedding_layers=False)
+    policies.model.save_pretrained(job.out, selected_adapters=[role], save_embedding_layers=False)
     _flatten(job.out, role)
     tokenizer.save_pretrained(job.out)
     base_parameters = {n.replace("base_layer.", ""): p for n, p in policies.base.named_parameters() if "lora_" not in n}
@@ -82,7 +82,8 @@ def run(job: Job) -> Outcome:
         CheckResult(name="adapter_moved_base_frozen", passed=moved and frozen_before == frozen_after,
                     description="the adapter's weights changed and not one bit of the base's did",
                     values={"adapter_moved": moved, "base_unchanged": frozen_before == frozen_after}),
-        CheckResult(name="validation_loss_fell", passed=after < before, severity="warn", description="loss on validation rows, before and after",
+        CheckResult(name="validation_loss_fell", passed=after < before, severity="warn",
+                    description="loss on validation rows, before and after",
                     values={"before": round(before, 4), "after": round(after, 4), "rows": len(held_rows)}),
     )  # fmt: skip
     plot = {"image": "plots/loss.png", "alt": f"training loss of the {role} by step, from {losses[0]:.2f} to {losses[-1]:.2f}"}
@@ -107,12 +108,18 @@ def role_rows(role: Role, rows: Sequence[QAExample], index: EvidenceIndex, token
     """What the role sees (evidence without the row's own answer, the earlier roles' messages) and what it learns to say."""
     team, training = job.settings.team, job.settings.training
     found = index.search_many([(question_text(row), row.id) for row in rows], team.evidence_passages, max_chars=team.evidence_chars)
+
+    def message(speaker: Role, text: str) -> list[int]:
+        # A message that is longer than the role's budget in the team would be learned in vain: it counts as cut off there.
+        return encode_target(tokenizer, text, min(training.max_completion, team.max_new_tokens[speaker]))
+
     out = []
     for row, passages in zip(rows, found, strict=True):
         evidence = [passage.text for passage in passages]
-        target = encode_target(tokenizer, target_for(role, row, evidence), training.max_completion)
+        target = message(role, target_for(role, row, evidence))
         room = min(team.max_prompt_tokens, training.max_length - len(target))
-        prompt = encode_prompt(tokenizer, role, row, evidence, reference_said(role, row, evidence), room)
+        said = reference_said(role, row, evidence, lambda speaker, text: tokenizer.decode(message(speaker, text)[:-1]).strip())
+        prompt = encode_prompt(tokenizer, role, row, evidence, said, room)
         out.append(Row(prompt, target))
     return out
 
@@ -138,7 +145,9 @@ def _with_adapter(model: Any, tokenizer: Any, role: Role, settings: Any, base_na
 
 def _train(policies: Policies, role: str, rows: Sequence[Row], job: Job) -> list[float]:
     settings = job.settings.training
-    order = [row for epoch in range(settings.epochs) for row in _by_length(rows, settings.batch_size, f"{job.settings.seed}/{role}/{epoch}")]
+    order = [
+        row for epoch in range(settings.epochs) for row in _by_length(rows, settings.batch_size, f"{job.settings.seed}/{role}/{epoch}")
+    ]
     steps = math.ceil(math.ceil(len(order) / settings.batch_size) / settings.gradient_accumulation)
     on_gpu = job.device != "cpu"
     dtype = base.resolve_precision(job.device, job.settings.model.precision)
@@ -155,9 +164,12 @@ def _train(policies: Policies, role: str, rows: Sequence[Row], job: Job) -> list
     callback = _Report(job, steps, sum(len(row.prompt) + len(row.target) for row in order) / steps)
     with policies.use(role, train=True):
         policies.model.train()
-        trainer = _CompletionTrainer(policies, model=policies.model, args=arguments, train_dataset=cast(Any, order), data_collator=list, callbacks=[callback])
+        trainer = _CompletionTrainer(
+            policies, model=policies.model, args=arguments, train_dataset=cast(Any, order), data_collator=list, callbacks=[callback]
+        )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
+    policies.model.eval()  # what follows measures the policy, without dropout
     return callback.losses
 
 
@@ -200,7 +212,9 @@ class _Report(TrainerCallback):
         self.losses.append(loss)
         speed = self._tokens / (now - self._last)
         self._last = now
-        self._job.report.metrics(state.global_step, {"loss": loss, "learning_rate": float(logs["learning_rate"]), "tokens_per_second": speed})
+        self._job.report.metrics(
+            state.global_step, {"loss": loss, "learning_rate": float(logs["learning_rate"]), "tokens_per_second": speed}
+        )
         self._job.report.progress(state.global_step, self._steps, f"loss {loss:.3f}")
 
 

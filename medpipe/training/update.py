@@ -58,7 +58,9 @@ def update(
     advantages = normalise(raw)
     numbers: dict[str, list[float]] = {name: [] for name in ("kl", "entropy", "clip_fraction", "on_policy_gap", "gradient_norm")}
     for role in ROLES:
-        batch = [(turn, advantages[Cell(e.question.id, e.sample, role, turn.round)]) for e in episodes for turn in e.turns if turn.role == role]
+        batch = [
+            (turn, advantages[Cell(e.question.id, e.sample, role, turn.round)]) for e in episodes for turn in e.turns if turn.role == role
+        ]
         for name, values in _update_role(policies, role, optimizers[role], batch, settings, generator, exact).items():
             numbers[name] += values
     means = {name: fmean(values) for name, values in numbers.items() if values}
