@@ -54,11 +54,13 @@ class Outcome:
     """What a job gives back besides its files.
 
     `metadata` values are plain numbers and strings, or one of {"table": rows}, {"markdown": text},
-    {"image": path relative to the folder, "alt": text}, {"file": path}.
+    {"image": path relative to the folder, "alt": text}, {"file": path}. `exports` names files of the folder that are
+    copied to a place where people look for them, such as data/medxpert_train.jsonl; a copy that is lost is made again.
     """
 
     metadata: Mapping[str, Any] = field(default_factory=dict)
     checks: tuple[CheckResult, ...] = ()
+    exports: Mapping[str, Path] = field(default_factory=dict)
     status: Literal["ok", "unreachable"] = "ok"
     reason: str = ""
 

@@ -61,6 +61,7 @@ class Launcher(dg.ConfigurableResource):
         standing = standing_result(order)
         if standing:
             context.log.info(f"unchanged: made {standing.created_at}, nothing to do")
+            store.export(Path(order.out), standing)
         manifest = standing or self._work(context, order, place)
         ref = to_ref(order, manifest)
         return dg.MaterializeResult(

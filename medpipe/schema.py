@@ -91,7 +91,8 @@ class Manifest(Frozen):
     """Written last into an output folder, so that its presence means success.
 
     `files` maps each file's relative path to its sha256; `fingerprint` is the hash of everything the folder was made
-    from (inputs, settings, code); `metadata` is what a person wants to see on the asset's page.
+    from (inputs, settings, code); `exports` maps a file's relative path to where its copy for people lies;
+    `metadata` is what a person wants to see on the asset's page.
     """
 
     task: str
@@ -106,5 +107,6 @@ class Manifest(Frozen):
     seconds: float = 0.0
     status: Literal["ok", "unreachable"] = "ok"
     reason: str = ""
+    exports: dict[str, str] = Field(default_factory=dict)
     metadata: dict[str, Any] = Field(default_factory=dict)
     checks: tuple[CheckResult, ...] = ()

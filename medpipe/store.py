@@ -125,6 +125,16 @@ def publish(partial: Path, final: Path, manifest: Manifest) -> None:
     shutil.rmtree(previous, ignore_errors=True)
 
 
+def export(folder: Path, manifest: Manifest) -> None:
+    """Copy the manifest's exported files to where people look for them; a copy that is whole already stays."""
+    for name, target in manifest.exports.items():
+        place = Path(target)
+        if place.is_file() and sha256_file(place) == manifest.files[name]:
+            continue
+        with atomic_path(place) as temporary:
+            shutil.copyfile(folder / name, temporary)
+
+
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:

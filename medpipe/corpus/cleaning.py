@@ -72,7 +72,7 @@ def run(job: Job) -> Outcome:
     )
     store.write_json(job.out / "funnel.json", funnel)
     _plot_categories(kept, job.out / "plots" / "categories.png")
-    _export(kept, job)
+    exports = _exports(kept, job)
     counts = Counter(reason for _, reason in dropped)
     job.report.log(f"kept {len(kept)} of {len(rows)} rows")
     metadata = {
@@ -90,7 +90,7 @@ def run(job: Job) -> Outcome:
             name="funnel_adds_up", passed=True, description="per source, rows in equal rows kept and dropped", values={"rows_in": len(rows)}
         ),
     )
-    return Outcome(metadata, checks)
+    return Outcome(metadata, checks, exports)
 
 
 def check_funnel(funnel: Sequence[dict[str, Any]]) -> None:
@@ -143,11 +143,11 @@ def _funnel(rows: list[QAExample], kept: list[QAExample], dropped: list[tuple[QA
     return funnel
 
 
-def _export(kept: list[QAExample], job: Job) -> None:
-    """Write the corpus files of the data folder; the held-out rows stay out of them, only their number is told."""
+def _exports(kept: list[QAExample], job: Job) -> dict[str, Path]:
+    """Write what the data folder shows of the corpus; the held-out rows stay out of them, only their number is told."""
     parts = [part_of(row.focus, job.settings.corpus, job.settings.seed) for row in kept]
     shown = [row for row, part in zip(kept, parts, strict=True) if part != "heldout"]
-    store.write_jsonl(job.settings.data / "medxpert_complete.jsonl", map(export_row, shown))
+    store.write_jsonl(job.out / "medxpert_complete.jsonl", map(export_row, shown))
     counts = {field: {entry[field]: entry["rows"] for entry in count_table(shown, field)} for field in ("category", "source", "difficulty")}
     summary = {
         "total_samples": len(shown), "categories": counts["category"], "sources": counts["source"],
@@ -155,7 +155,8 @@ def _export(kept: list[QAExample], job: Job) -> None:
         "validation_samples": parts.count("validation"), "heldout_samples": parts.count("heldout"),
         "notice": NOTICE,
     }  # fmt: skip
-    store.write_json(job.settings.data / "dataset_summary.json", summary)
+    store.write_json(job.out / "dataset_summary.json", summary)
+    return {name: job.settings.data / name for name in ("medxpert_complete.jsonl", "dataset_summary.json")}
 
 
 def _plot_categories(rows: list[QAExample], path: Path) -> None:

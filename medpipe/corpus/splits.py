@@ -55,11 +55,11 @@ def run(job: Job) -> Outcome:
         parts[part_of(row.focus, job.settings.corpus, job.settings.seed)].append(row)
     rows = parts[part]
     store.write_examples(job.out, rows)
-    export = job.settings.data / f"medxpert_{part}.jsonl"
-    store.write_jsonl(export, map(export_row, rows))
+    shown = f"medxpert_{part}.jsonl"
+    store.write_jsonl(job.out / shown, map(export_row, rows))
     metadata: dict[str, Any] = {
         "rows": len(rows), "focus_groups": len({focus_key(row.focus) for row in rows}),
-        "choice_questions": sum(row.is_choice for row in rows), "export": {"file": str(export)},
+        "choice_questions": sum(row.is_choice for row in rows), "export": {"file": str(job.settings.data / shown)},
         "sources": {"table": count_table(rows, "source")}, "difficulty": {"table": count_table(rows, "difficulty")},
         "focus_groups_by_part": {"table": _groups_table(parts)}, "samples": {"table": sample_table(rows)},
     }  # fmt: skip
@@ -70,7 +70,7 @@ def run(job: Job) -> Outcome:
         metadata["evidence_passages"] = len(index)
     job.report.log(f"{part}: {len(rows)} rows")
     checks = (expectations.validate(rows, part, job.settings.corpus), _no_overlap(parts), _not_empty(part, rows))
-    return Outcome(metadata, checks)
+    return Outcome(metadata, checks, {shown: job.settings.data / shown})
 
 
 def _groups_table(parts: dict[Part, list[QAExample]]) -> list[dict[str, Any]]:

@@ -80,7 +80,8 @@ def run(job: Job) -> Outcome:
         differences.append({"a": a, "b": b, "mean": mean, "low": low, "high": high})
     summary = {
         "benchmark": name, "title": benchmark.title, "kind": benchmark.kind, "metric": benchmark.metric, "n": len(questions),
-        "chance": chance, "chance_note": note, "overlap_with_training": benchmarks.overlap(rows, store.read_examples(job.inputs["splits/train"])),
+        "chance": chance, "chance_note": note,
+        "overlap_with_training": benchmarks.overlap(rows, store.read_examples(job.inputs["splits/train"])),
         "systems": systems, "differences": differences,
     }  # fmt: skip
     store.write_json(job.out / "summary.json", summary)

@@ -34,11 +34,13 @@ def run(job: Job) -> Outcome:
     """Render report.html into the asset's folder and copy it to outputs/report.html."""
     html = render(context(job))
     store.write_text(job.out / "report.html", html)
-    store.write_text(job.settings.outputs / "report.html", html)
     job.report.log(f"report written: {job.settings.outputs / 'report.html'}")
     shown = (("loss_curves", "loss.png", "Loss of the four roles"), ("reward_curves", "reward.png", "Reward curves of MAPoRL"))
     pictures = {name: {"image": f"plots/{file}", "alt": alt} for name, file, alt in shown}
-    return Outcome(metadata={"report": {"file": str(job.settings.outputs / "report.html")}, "size_kib": len(html) // 1024, **pictures})
+    return Outcome(
+        metadata={"report": {"file": str(job.settings.outputs / "report.html")}, "size_kib": len(html) // 1024, **pictures},
+        exports={"report.html": job.settings.outputs / "report.html"},
+    )
 
 
 def render(values: Mapping[str, Any]) -> str:

@@ -34,7 +34,7 @@ from medpipe.tracking import Tracker
 
 PROGRESS_SECONDS = 5.0
 TRACKED = ("base", "sft", "maporl", "benchmark")
-VOLATILE = ("metrics.jsonl", "training_logs.txt", "training_stats.json", "plots/")
+VOLATILE = ("metrics.jsonl", "training_logs.txt", "training_stats.json", "training_results.json", "plots/")
 """Files that tell how a result was made, not what it is: they carry times, so the content hash leaves them out."""
 EXIT_EXPLAINED = 3
 """Exit status after a failure whose message was handed over."""
@@ -117,9 +117,11 @@ def carry_out(order: Order, say: Callable[[str, str], None]) -> Manifest:
         task=order.task, fingerprint=order.fingerprint, sha256=store.hash_of_hashes(lasting), files=files, inputs=inputs,
         settings=used,
         config_hash=settings.config_hash(), commit=order.commit, created_at=_now(), seconds=round(time.monotonic() - started, 2),
-        status=outcome.status, reason=outcome.reason, metadata=dict(outcome.metadata), checks=outcome.checks,
+        status=outcome.status, reason=outcome.reason,
+        exports={name: str(target) for name, target in outcome.exports.items()}, metadata=dict(outcome.metadata), checks=outcome.checks,
     )  # fmt: skip
     store.publish(partial, final, manifest)
+    store.export(final, manifest)
     shutil.rmtree(scratch, ignore_errors=True)
     return manifest
 

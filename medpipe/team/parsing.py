@@ -9,7 +9,8 @@ import re
 
 from medpipe.schema import LETTERS
 
-_ANSWER = re.compile(r"\bAnswer:\s*\(?([A-Z])\b", re.I)
+# No word may follow on the line: "A fever" and "I'm not sure" name no option. The same for all letters, so that none is favoured.
+_ANSWER = re.compile(r"\bAnswer:\s*\(?([A-Z])\b(?!['’]|[ \t]+\w)", re.I)
 
 
 def parse_answer(text: str, options: int) -> str | None:

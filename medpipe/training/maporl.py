@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from medpipe import store
+from medpipe import NOTICE, store
 from medpipe.corpus.evidence import EvidenceIndex
 from medpipe.job import Job, Outcome
 from medpipe.models import base
@@ -102,8 +102,11 @@ def run(job: Job) -> Outcome:
         "seconds": round(sum(row["seconds"] for row in history), 1),
     }  # fmt: skip
     store.write_json(job.out / "training_stats.json", {**stats, "moved": distance})
+    trained = {role: store.read_json(job.inputs[f"models/{role}"] / "training_stats.json") for role in ROLES}
+    store.write_json(job.out / "training_results.json", {"roles": trained, "maporl_team": {**stats, "moved": distance}, "notice": NOTICE})
     plot = {"image": "plots/reward.png", "alt": f"team reward by iteration, from {first['reward/team']:.2f} to {last['reward/team']:.2f}"}
-    return Outcome(metadata={**stats, "rewards": plot, "moved (L2)": {"table": [distance]}}, checks=checks)
+    exports = {"training_results.json": job.settings.outputs / "training_results.json"}
+    return Outcome({**stats, "rewards": plot, "moved (L2)": {"table": [distance]}}, checks, exports)
 
 
 def new_episodes(questions: Sequence[QAExample], index: EvidenceIndex, job: Job) -> list[Episode]:

@@ -97,12 +97,13 @@ def test_the_asset_writes_funnel_quarantine_plot_and_exports(tmp_path: Path, set
     assert (job.out / outcome.metadata["categories"]["image"]).read_bytes().startswith(b"\x89PNG")
 
     corpus, seed = settings.corpus, settings.seed
+    assert set(outcome.exports.values()) == {settings.data / "medxpert_complete.jsonl", settings.data / "dataset_summary.json"}
     heldout = {each.id for each in kept if part_of(each.focus, corpus, seed) == "heldout"}
-    exported = [json.loads(line) for line in (settings.data / "medxpert_complete.jsonl").read_text().splitlines()]
+    exported = [json.loads(line) for line in (job.out / "medxpert_complete.jsonl").read_text().splitlines()]
     assert heldout and {each["id"] for each in exported} == {each.id for each in kept} - heldout
     assert all(set(each) - {"options"} == {"id", "question", "answer", "category", "source", "difficulty"} for each in exported)
     assert [each["id"] for each in exported if "options" in each] == ["synthetic-1"]
-    summary = store.read_json(settings.data / "dataset_summary.json")
+    summary = store.read_json(job.out / "dataset_summary.json")
     assert summary["training_samples"] + summary["validation_samples"] == summary["total_samples"] == len(exported)
     assert summary["heldout_samples"] == len(heldout) and sum(summary["difficulty_levels"].values()) == len(exported)
     assert "medical advice" in summary["notice"]

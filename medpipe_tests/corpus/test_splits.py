@@ -60,7 +60,9 @@ def test_the_assets_split_export_and_index(tmp_path: Path, settings: Settings, m
             ("schema_and_ranges", True), ("no_focus_overlap", True), ("not_empty", True),
         ]  # fmt: skip
         ids[part] = {each.id for each in store.read_examples(job.out)}
-        assert {line["id"] for line in store.read_jsonl(settings.data / f"medxpert_{part}.jsonl")} == ids[part]
+        name = f"medxpert_{part}.jsonl"
+        assert outcome.exports == {name: settings.data / name}
+        assert {line["id"] for line in store.read_jsonl(job.out / name)} == ids[part]
         assert (job.out / "evidence").exists() == (part == "train")
         counted = outcome.metadata["focus_groups_by_part"]["table"]
         assert sum(counted[0][name] for name in ("train", "validation", "heldout")) == 60

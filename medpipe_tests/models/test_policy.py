@@ -1,0 +1,175 @@
+"""Generation and scoring must agree to the last digits: reinforcement learning stands on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from medpipe.models.policy import Policies, Sample, weights_hash
+from medpipe.models.tokens import encode_prompt, letter_tokens
+from medpipe.schema import ROLES
+from medpipe.training.update import ON_POLICY_TOLERANCE
+from medpipe_tests.tiny_team import choice_row, text_row
+
+ADAPTERS = [None, "planner", "reporter"]
+
+
+@pytest.fixture(scope="module")
+def prompts(tokenizer: Any) -> list[list[int]]:
+    """Six prompts of very different lengths."""
+    rows = [text_row(question="Why?"), choice_row(), text_row(question="fever and pain " * 20), choice_row(question="cough " * 40)]
+    rows += [text_row(question="What of night sweats?"), choice_row(options=("a", "b"), answer="A")]
+    found = [encode_prompt(tokenizer, "planner", row, (), (), 300) for row in rows]
+    assert len({len(prompt) for prompt in found}) == 6
+    return found
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_messages_stop_at_the_end_token(team: Policies, prompts: list[list[int]]) -> None:
+    end = team.tokenizer.eos_token_id
+    samples = [s for seed in range(4) for s in team.generate("planner", prompts, 16, 1.0, seeded(seed))]
+    assert {sample.ended for sample in samples} == {True, False}  # both kinds are looked at
+    for sample in samples:
+        assert sample.ended == (sample.tokens[-1] == end)
+        assert end not in sample.tokens[:-1]
+        assert sample.ended or len(sample.tokens) == 16
+        assert len(sample.logps) == len(sample.tokens) and max(sample.logps) <= 0.0
+        assert "<|im_end|>" not in sample.text
+        assert sample.text == team.tokenizer.decode(sample.tokens[: len(sample.tokens) - sample.ended]).strip()
+
+
+def test_nothing_asked_gives_nothing(team: Policies) -> None:
+    assert team.generate("planner", [], 5) == []
+    assert team.mean_logp("planner", [], [], 4) == []
+    assert team.choose("planner", [], [], 4) == []
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_a_batch_says_what_each_prompt_alone_would(team: Policies, prompts: list[list[int]], adapter: str | None) -> None:
+    together = team.generate(adapter, prompts, 12)
+    for prompt, sample in zip(prompts, together, strict=True):
+        alone = team.generate(adapter, [prompt], 12)[0]
+        assert (alone.text, alone.tokens, alone.ended) == (sample.text, sample.tokens, sample.ended)
+        assert alone.logps == pytest.approx(sample.logps, abs=1e-4)
+
+
+def test_greedy_takes_the_likeliest_token_of_a_plain_forward(team: Policies, prompts: list[list[int]]) -> None:
+    sample = team.generate("reporter", prompts[:1], 4)[0]
+    ids = list(prompts[0])
+    with team.use("reporter"), torch.inference_mode():
+        for token, logp in zip(sample.tokens, sample.logps, strict=True):
+            expected = team.model(input_ids=torch.tensor([ids])).logits[0, -1].log_softmax(-1)
+            assert int(expected.argmax()) == token and float(expected[token]) == pytest.approx(logp, abs=1e-4)
+            ids.append(token)
+
+
+def test_sampling_is_repeatable_and_follows_the_distribution(team: Policies, prompts: list[list[int]]) -> None:
+    one, other = (team.generate("planner", prompts, 6, 1.0, seeded(3)) for _ in range(2))
+    assert one == other
+    draws = team.generate("planner", [prompts[0]] * 600, 1, 1.0, seeded(0))
+    token, logp = draws[0].tokens[0], draws[0].logps[0]
+    share, expected = sum(draw.tokens[0] == token for draw in draws) / 600, float(torch.tensor(logp).exp())
+    assert abs(share - expected) < 4 * (expected * (1 - expected) / 600) ** 0.5 + 1e-9  # four standard errors
+
+
+def gap(team: Policies, adapter: str | None, prompts: list[list[int]], samples: list[Sample], temperature: float) -> float:
+    with team.use(adapter), torch.no_grad():
+        scored = team.score(prompts, [sample.tokens for sample in samples], temperature)
+    drawn = torch.tensor([logp for sample in samples for logp in sample.logps])
+    assert scored.logp_N.shape == drawn.shape
+    return float((scored.logp_N - drawn).abs().max())
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_drawn_and_scored_logps_agree_across_padding_ends_and_adapter_switches(
+    team: Policies, prompts: list[list[int]], temperature: float
+) -> None:
+    drawn = {a: team.generate(a, prompts, 14, temperature, seeded(1)) for a in ADAPTERS}  # all drawn before any is scored
+    assert len({len(sample.tokens) for samples in drawn.values() for sample in samples}) > 3
+    assert {sample.ended for samples in drawn.values() for sample in samples} == {True, False}
+    for adapter in reversed(ADAPTERS):
+        assert gap(team, adapter, prompts, drawn[adapter], temperature) < ON_POLICY_TOLERANCE
+
+
+@pytest.mark.parametrize(("drawn_at", "scored_at"), [(0.7, 1.0), (1.0, 0.7)])
+def test_a_mixed_up_temperature_is_seen(team: Policies, prompts: list[list[int]], drawn_at: float, scored_at: float) -> None:
+    samples = team.generate("planner", prompts, 10, drawn_at, seeded(2))
+    assert gap(team, "planner", prompts, samples, scored_at) > 10 * ON_POLICY_TOLERANCE
+
+
+def test_a_mixed_up_adapter_is_seen(team: Policies, prompts: list[list[int]]) -> None:
+    samples = team.generate("planner", prompts, 10, 1.0, seeded(2))
+    assert gap(team, "analyst", prompts, samples, 1.0) > 10 * ON_POLICY_TOLERANCE
+    assert gap(team, None, prompts, samples, 1.0) > 10 * ON_POLICY_TOLERANCE
+
+
+def test_scores_equal_a_plain_forward_over_the_whole_text(team: Policies, prompts: list[list[int]]) -> None:
+    completions = [[7, 8, 9], [10], [11, 12, 13, 14, 15], [16, 17], [18], [19, 20]]
+    with team.use("researcher"), torch.inference_mode():
+        scored = team.score(prompts, completions)
+        expected, entropies = [], []
+        for prompt, completion in zip(prompts, completions, strict=True):
+            table = team.model(input_ids=torch.tensor([[*prompt, *completion]])).logits[0].log_softmax(-1)
+            for n, token in enumerate(completion):
+                place = table[len(prompt) - 1 + n]
+                expected.append(float(place[token]))
+                entropies.append(float(-(place.exp() * place).sum()))
+    assert scored.logp_N.tolist() == pytest.approx(expected, abs=1e-4)
+    assert scored.entropy_N.tolist() == pytest.approx(entropies, abs=1e-4)
+    assert scored.row_N.tolist() == [row for row, completion in enumerate(completions) for _ in completion]
+    means = team.mean_logp("researcher", prompts, completions, batch=4)
+    rows = [[e for e, r in zip(expected, scored.row_N.tolist(), strict=True) if r == row] for row in range(6)]
+    assert means == pytest.approx([sum(row) / len(row) for row in rows], abs=1e-4)
+
+
+@pytest.mark.parametrize("adapter", [None, "reporter"])
+def test_choosing_equals_a_softmax_over_a_plain_forward(team: Policies, prompts: list[list[int]], adapter: str | None) -> None:
+    counts = [4, 10, 2, 4, 10, 5]
+    found = team.choose(adapter, prompts, counts, batch=4)
+    ask = team.tokenizer("Answer:", add_special_tokens=False)["input_ids"]
+    for prompt, count, row in zip(prompts, counts, found, strict=True):
+        shared, last = letter_tokens(team.tokenizer, count)
+        assert shared == []
+        with team.use(adapter), torch.inference_mode():
+            logits = team.model(input_ids=torch.tensor([[*prompt, *ask]])).logits[0, -1]
+        expected = [float(logits[token] - logits.logsumexp(0)) for token in last]
+        assert row == pytest.approx(expected, abs=1e-4)
+
+
+def test_without_adapter_it_is_the_bare_base(team: Policies, tiny_base: Path, prompts: list[list[int]]) -> None:
+    bare = Policies.load(tiny_base, {})
+    assert bare.generate(None, prompts, 8) == team.generate(None, prompts, 8)
+    assert team.generate("planner", prompts, 8, 1.0, seeded(0)) != team.generate(None, prompts, 8, 1.0, seeded(0))
+
+
+def test_an_adapters_weights_are_its_own(team: Policies) -> None:
+    names = {adapter: set(team.parameters(adapter)) for adapter in team.adapters}
+    assert len(names) == 5 and all(names.values())
+    assert sum(map(len, names.values())) == len(set().union(*names.values()))  # "reporter" takes none of "start_reporter"
+    assert set().union(*names.values()) == {name for name, _ in team.model.named_parameters() if "lora_" in name}
+    hashes = {adapter: weights_hash({n.replace(f".{adapter}.", "."): p for n, p in team.parameters(adapter).items()}) for adapter in names}
+    assert len(set(hashes.values())) == 4 and hashes["reporter"] == hashes["start_reporter"]
+
+
+def test_gradients_reach_the_adapter_that_learns_and_nothing_else(tiny_base: Path, tiny_adapters: dict[str, Path], prompts: list[list[int]]) -> None:
+    policies = Policies.load(tiny_base, {role: tiny_adapters[f"models/{role}"] for role in ROLES})
+    with policies.use("analyst", train=True):
+        policies.score(prompts[:2], [[7, 8], [9]]).logp_N.sum().backward()
+    with_gradient = {name for name, value in policies.model.named_parameters() if value.grad is not None and value.grad.abs().max() > 0}
+    assert with_gradient == set(policies.parameters("analyst"))
+    with policies.use("planner"):
+        assert not policies.score(prompts[:2], [[7, 8], [9]]).logp_N.requires_grad
+
+
+def test_one_bit_changes_the_hash_and_order_does_not() -> None:
+    a, b = torch.tensor([1.0, 2.0]), torch.ones(2, 2, dtype=torch.bfloat16)
+    assert weights_hash({"a": a, "b": b}) == weights_hash({"b": b, "a": a.clone()})
+    flipped = a.clone()
+    flipped.view(torch.int32)[0] ^= 1
+    assert len({weights_hash({"a": a}), weights_hash({"a": flipped}), weights_hash({"b": a}), weights_hash({"a": a.double()})}) == 4

@@ -1,0 +1,155 @@
+"""Returns and influence shaping against the golden numbers of docs/maporl.md, and the properties they must hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medpipe.training.returns import returns, shaping
+
+GOLDEN = (1.0, 2.0, 4.0, 8.0)
+"""α0, α1, β0, β1 of the golden cases: powers of two, so that every sum tells its parts."""
+
+Grid = list[list[float]]
+
+
+def grids(values: st.SearchStrategy[float], most_rounds: int = 5) -> st.SearchStrategy[Grid]:
+    """[t][a] with 1 to 5 rounds and 1 to 5 agents."""
+    return st.integers(1, 5).flatmap(lambda agents: st.lists(st.lists(values, min_size=agents, max_size=agents), min_size=1, max_size=most_rounds))
+
+
+BITS = grids(st.sampled_from([0.0, 1.0]))
+SCORES = grids(st.floats(0.0, 1.0))
+WEIGHTS = st.tuples(*[st.floats(0.0, 10.0)] * 4)
+
+
+def released(correct: Sequence[Sequence[float]], a0: float, a1: float, b0: float, b1: float) -> Grid:
+    """The shaping as the authors' released code does it: the β signs the other way round, and none looking ahead from round 0."""
+    back, ahead = shaping(correct, a0, a1, 0.0, 0.0), shaping(correct, 0.0, 0.0, b0, b1)
+    return [[b - (f if t else 0.0) for b, f in zip(*rows, strict=True)] for t, rows in enumerate(zip(back, ahead, strict=True))]
+
+
+def released_returns(values: Grid, gamma: float, rounds: int) -> Grid:
+    """Its returns: rounds that did not happen count as rounds in which everybody scored 0."""
+    return returns(values + [[0.0] * len(values[0])] * (rounds - len(values)), gamma)[: len(values)]
+
+
+def test_the_golden_returns() -> None:
+    found = returns([[1, 0], [1, 0], [1, 1]], 0.3)
+    expected = {(0, 0): 0.8921, (0, 1): 0.1727, (1, 0): 1.0, (1, 1): 0.2308, (2, 0): 1.0, (2, 1): 1.0}
+    assert {cell: round(found[cell[0]][cell[1]], 4) for cell in expected} | {(1, 0): 1.0} == expected | {(1, 0): 1.0}
+    # (1, 0) by hand: (1 + 0.3 · 1) / 1.3
+    assert found[1][0] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("correct", "expected"),
+    [
+        ([[1, 0], [1, 1]], [[8, 0], [0, 2]]),
+        ([[1, 0, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]], [[8, 4, 4, 4], [0, 1, 1, 0], [0, 0, 0, 2]]),
+        ([[1, 1], [1, 1]], [[0, 0], [0, 0]]),
+        ([[0, 0], [0, 0]], [[0, 0], [0, 0]]),
+        ([[0, 1], [0, 0]], [[-8, 0], [0, -2]]),  # agent 1 let itself be misled by agent 0
+        ([[1, 1], [1, 0]], [[-4, 0], [0, -1]]),  # agent 1 broke away into an error
+        ([[0, 0], [0, 1]], [[4, 0], [0, 1]]),  # agent 1 drew the truth out of a wrong answer
+        ([[1, 0], [0, 1]], [[8 , -8], [-2, 2]]),  # they swap sides: each persuaded the other
+        ([[1, 0, 0], [1, 1, 0]], [[0, 0, 0], [0, 0, 0]]),  # ties on the other side pay nothing
+        ([[1, 0]], [[0, 0]]),  # one round: nothing changed
+        ([], []),
+    ],
+)  # fmt: skip
+def test_the_golden_shaping_and_each_case_by_hand(correct: Grid, expected: Grid) -> None:
+    assert shaping(correct, *GOLDEN) == expected
+
+
+@given(values=SCORES)
+def test_without_a_future_the_return_is_the_own_score(values: Grid) -> None:
+    assert returns(values, 0.0) == values
+    assert returns(values, 0.7)[-1] == pytest.approx(values[-1])
+
+
+@given(values=SCORES, gamma=st.floats(0.0, 1.0))
+def test_returns_stay_between_the_scores(values: Grid, gamma: float) -> None:
+    flat = [value for row in values for value in row]
+    assert all(min(flat) - 1e-9 <= r <= max(flat) + 1e-9 for row in returns(values, gamma) for r in row)
+
+
+@given(values=SCORES, gamma=st.floats(0.0, 1.0), chance=st.randoms())
+def test_permuting_agents_permutes_the_returns(values: Grid, gamma: float, chance) -> None:
+    order = chance.sample(range(len(values[0])), len(values[0]))
+    mixed = returns([[row[a] for a in order] for row in values], gamma)
+    for row, other in zip(returns(values, gamma), mixed, strict=True):
+        assert [row[a] for a in order] == pytest.approx(other)
+
+
+@given(correct=BITS, weights=WEIGHTS, chance=st.randoms())
+def test_permuting_agents_permutes_the_shaping(correct: Grid, weights: tuple[float, ...], chance) -> None:
+    order = chance.sample(range(len(correct[0])), len(correct[0]))
+    mixed = shaping([[row[a] for a in order] for row in correct], *weights)
+    assert [[row[a] for a in order] for row in shaping(correct, *weights)] == mixed
+
+
+@given(correct=BITS)
+def test_zero_weights_give_exactly_zero(correct: Grid) -> None:
+    assert shaping(correct, 0.0, 0.0, 0.0, 0.0) == [[0.0] * len(correct[0])] * len(correct)
+
+
+def others_turn(correct: Grid, t: int, a: int, before: bool, after: bool) -> bool:
+    """Whether the others' majority goes from `before` to `after` between t and t + 1."""
+    if t + 1 >= len(correct) or len(correct[0]) < 2:
+        return False
+    shares = [sum(v for b, v in enumerate(correct[u]) if b != a) / (len(correct[0]) - 1) for u in (t, t + 1)]
+    return 0.5 not in shares and (shares[0] > 0.5) == before and (shares[1] > 0.5) == after
+
+
+@given(correct=BITS, beta0=st.floats(0.0, 10.0), beta1=st.floats(0.0, 10.0))
+def test_persuading_to_the_truth_is_never_penalised_and_misleading_never_paid(correct: Grid, beta0: float, beta1: float) -> None:
+    ahead = shaping(correct, 0.0, 0.0, beta0, beta1)
+    for t, row in enumerate(correct):
+        for a, mine in enumerate(row):
+            if others_turn(correct, t, a, before=False, after=True):
+                assert ahead[t][a] == (beta1 if mine else beta0)
+            elif others_turn(correct, t, a, before=True, after=False):
+                assert ahead[t][a] == -(beta0 if mine else beta1)
+            else:
+                assert ahead[t][a] == 0.0
+
+
+@given(correct=BITS, alpha0=st.floats(0.0, 10.0), alpha1=st.floats(0.0, 10.0))
+def test_becoming_right_is_never_penalised_and_becoming_wrong_never_paid(correct: Grid, alpha0: float, alpha1: float) -> None:
+    back = shaping(correct, alpha0, alpha1, 0.0, 0.0)
+    assert back[0] == [0.0] * len(correct[0])
+    for before, now, row in zip(correct, correct[1:], back[1:], strict=False):
+        for was, is_, bonus in zip(before, now, row, strict=True):
+            assert bonus * (is_ - was) >= 0.0 and (is_ != was or bonus == 0.0)
+
+
+@given(values=SCORES, extra=SCORES, gamma=st.floats(0.01, 1.0), weights=WEIGHTS)
+def test_an_episode_that_stopped_early_equals_one_that_was_never_longer(values: Grid, extra: Grid, gamma: float, weights) -> None:
+    """L counts the rounds that happened: what a longer limit would have allowed changes nothing."""
+    longer = values + [(row * 5)[: len(values[0])] for row in extra]
+    assert returns(longer[: len(values)], gamma) == returns(values, gamma)
+    bits = [[float(value > 0.5) for value in row] for row in longer]
+    assert shaping(bits[: len(values)], *weights) == shaping([[float(v > 0.5) for v in row] for row in values], *weights)
+
+
+def test_a_later_round_reaches_back_only_through_what_the_definition_says() -> None:
+    """Rounds t and t + 1 decide the shaping of round t's agents; round t + 2 does not."""
+    one, other = (shaping([[1, 0], [1, 1], last], *GOLDEN) for last in ([1, 1], [0, 0]))
+    assert one[0] == other[0] == [8, 0]
+    assert one[1] != other[1]
+
+
+def test_the_released_code_pays_the_opposite() -> None:
+    """Why this project does not follow it: persuading to the truth costs there, misleading pays, and round 0 is left out."""
+    persuades = [[0, 0], [1, 0], [1, 1]]
+    misleads = [[1, 1], [0, 1], [0, 0]]
+    assert shaping(persuades, *GOLDEN)[1][0] > 0 > released(persuades, *GOLDEN)[1][0] - shaping(persuades, 1.0, 2.0, 0.0, 0.0)[1][0]
+    assert shaping(misleads, 0, 0, 4.0, 8.0)[1][0] == -8.0 and released(misleads, 0, 0, 4.0, 8.0)[1][0] == 8.0
+    assert shaping([[1, 0], [1, 1]], *GOLDEN)[0] == [8, 0] and released([[1, 0], [1, 1]], *GOLDEN)[0] == [0, 0]
+    early = [[1.0, 1.0]]  # all right at once, so the episode ends: the released code counts three more rounds as wrong
+    assert returns(early, 0.3) == [[1.0, 1.0]]
+    assert released_returns(early, 0.3, 4)[0][0] == pytest.approx(1 / (1 + 0.3 + 0.09 + 0.027))
