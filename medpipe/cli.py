@@ -17,6 +17,7 @@ import typer
 
 from medpipe import NOTICE, store
 from medpipe.config import DEFAULT_PROFILE, load_profile, parse_override
+from medpipe.corpus.download import mirror_folder
 from medpipe.errors import MedpipeError
 
 app = typer.Typer(
@@ -36,6 +37,7 @@ def run(
 ) -> None:
     """Materialise the graph; what has not changed is not made again."""
     settings = load_profile(profile, dict(parse_override(text) for text in overrides))
+    mirror_folder()  # a mirror that does not exist is one message now, not one from every source
     from medpipe.runner import run_graph
 
     print(f"medpipe · profile {settings.name}: {settings.description}\n{NOTICE}\n", flush=True)

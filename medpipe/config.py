@@ -223,7 +223,12 @@ def load_profile(name: str, overrides: Mapping[str, Any] | None = None) -> Setti
         return Settings.model_validate({"name": path.stem, **raw})
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "the profile"
+        key = ".".join(str(part) for part in first["loc"])
+        if not key:  # the profile as a whole: its text would bury the message
+            raise MedpipeError(
+                got=first["msg"].removeprefix("Value error, "), expected="one value for each role", where=f"profile {path.stem}",
+                do="add what is missing (medpipe/config.py lists all, with units)",
+            ) from error  # fmt: skip
         raise MedpipeError(
             got=f"{key} = {first['input']!r}" if first["type"] != "extra_forbidden" else f"the unknown key {key}",
             expected=first["msg"][0].lower() + first["msg"][1:] if first["type"] != "extra_forbidden" else "a key of medpipe/config.py",
@@ -237,7 +242,12 @@ def parse_override(text: str) -> tuple[str, Any]:
     key, separator, value = text.partition("=")
     if not separator or not key.strip():
         raise MedpipeError(got=repr(text), expected="key=value", where="--set", do="write for example --set training.epochs=2")
-    return key.strip(), yaml.safe_load(value)
+    try:
+        return key.strip(), yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise MedpipeError(
+            got=repr(text), expected="a value that YAML can read", where="--set", do="write for example --set training.epochs=2"
+        ) from error
 
 
 def _assign(target: dict[str, Any], dotted: str, value: Any) -> None:

@@ -6,7 +6,7 @@ role is never trained on something it will not see. Targets come from the corpus
 | role | learns to | target on a free-text question | target on a multiple-choice question |
 |---|---|---|---|
 | planner | name the kind of question, its focus and a plan | type, focus, what to look for | type, specialty, what separates the options |
-| researcher | pick and cite the evidence that bears on it | the passage that shares most with the reference | the same |
+| researcher | pick and cite the evidence that bears on it | the passage on the focus closest to the reference | that on the right option |
 | analyst | reason from evidence to a conclusion | findings, then the conclusion | findings, then the option they fit |
 | reporter | write the answer for the reader | the reference answer, with a caution where called for | the answer, its reason |
 
@@ -16,6 +16,7 @@ What this leaves out: hard negatives for the researcher, and tokenisation (medpi
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -48,6 +49,15 @@ PLANS: dict[str, str] = {
     "prevention": "look for what lowers the risk",
     "outlook": "look for the usual course and what changes it",
     "seek_care": "name the signs that need prompt or emergency care",
+    "red_flags": "name the signs that need prompt or emergency care",
+    "exams_and_tests": "look for the findings and tests that confirm it",
+    "susceptibility": "look for what raises the risk and for who is affected",
+    "frequency": "look for how common it is and in whom",
+    "inheritance": "look for how it is passed on in families",
+    "genetic_changes": "look for the genes involved and what their changes do",
+    "stages": "look for how far it can have spread and how that is told",
+    "side_effects": "look for common and for serious unwanted effects",
+    "usage": "look for what it is used for and its cautions",
 }
 """Kind of question → the plan that fits it; a kind not listed is planned like `information`."""
 
@@ -105,12 +115,26 @@ def target_for(role: Role, question: QAExample, evidence: Sequence[str]) -> str:
 def reference_said(
     role: Role, question: QAExample, evidence: Sequence[str], fit: Callable[[Role, str], str] = lambda role, text: text
 ) -> list[Said]:
-    """The earlier roles' ideal messages: what `role` reads from its team-mates while it is trained.
+    """The earlier roles' messages: what `role` reads from its team-mates while it is trained.
+
+    On multiple choice planner and researcher answer right in about every other message only, drawn from the question's id:
+    they answer before anybody has reasoned, and a role that always reads right answers learns to copy, not to judge.
 
     Args:
         fit: cuts a role's message to what that role can say in its token budget.
     """
-    return [Said(earlier, fit(earlier, target_for(earlier, question, evidence))) for earlier in ROLES[: ROLES.index(role)]]
+    said = [
+        (earlier, _sometimes_wrong(earlier, question, target_for(earlier, question, evidence))) for earlier in ROLES[: ROLES.index(role)]
+    ]
+    return [Said(earlier, fit(earlier, text)) for earlier, text in said]
+
+
+def _sometimes_wrong(role: Role, question: QAExample, text: str) -> str:
+    draw = random.Random(f"{question.id}/{role}")
+    if not question.is_choice or role == "analyst" or draw.random() < 0.5:
+        return text
+    wrong = draw.choice([letter for letter in LETTERS[: len(question.options)] if letter != question.answer])
+    return text.removesuffix(f"Answer: {question.answer}") + f"Answer: {wrong}"
 
 
 def sentences(text: str) -> list[str]:
@@ -131,11 +155,13 @@ def _plan(question: QAExample, evidence: Sequence[str]) -> str:
 
 def _research(question: QAExample, evidence: Sequence[str]) -> str:
     wanted = words(question.answer_text + " " + question.rationale)
-    shared = [(len(wanted & words(passage)), number) for number, passage in enumerate(evidence, 1)]
-    overlap, best = max(shared, key=lambda pair: (pair[0], -pair[1]), default=(0, 0))
-    if overlap < 3:
+    about = (question.answer_text if question.is_choice else question.focus).casefold()
+    # A passage on another condition can share most of its words: it has to name the one that is asked for.
+    shared = [(len(wanted & words(passage)), -number) for number, passage in enumerate(evidence, 1) if about in passage.casefold()]
+    if not shared:
         return "No passage here bears on the question."
-    return f"{_first(evidence[best - 1], 1)} [E{best}]"
+    best = -max(shared)[1]
+    return f"[E{best}] {_first(evidence[best - 1], 1)}"
 
 
 def _analyse(question: QAExample, evidence: Sequence[str]) -> str:

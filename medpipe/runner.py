@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,7 +74,9 @@ def free_dead_runs(instance: dg.DagsterInstance) -> list[str]:
 
 def _selected(defs: dg.Definitions, select: str) -> list[dg.AssetKey]:
     try:
-        selection = dg.AssetSelection.from_coercible(select.split(","))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", dg.BetaWarning)  # Dagster warns of its own reading of "*"
+            selection = dg.AssetSelection.from_coercible(select.split(","))
         keys = sorted(selection.resolve(defs.resolve_asset_graph()))
     except dg.DagsterError as error:
         raise MedpipeError(
@@ -118,7 +121,7 @@ def _started(pid: int) -> str:
     """Start time of a process in clock ticks since boot, field 22 of /proc/<pid>/stat; empty where there is none."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # the latter where it ends while it is read
         return ""
 
 

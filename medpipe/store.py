@@ -88,8 +88,8 @@ def sha256_file(path: Path) -> str:
 
 
 def hash_tree(folder: Path) -> dict[str, str]:
-    """Relative path → sha256 of every file below a folder, but for its manifest."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    """Relative path → sha256 of every file below a folder, but for its own manifest."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
     return {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
 
 

@@ -55,8 +55,8 @@ PEOPLE = ("roles.py", "corpus/evidence.py", "corpus/text.py", "models", "team")
 
 TASKS: dict[str, Task] = {
     "source": Task("medpipe.corpus.sources:run", ("corpus",), ("corpus",)),
-    "clean": Task("medpipe.corpus.cleaning:run", ("corpus",), ("corpus",)),
-    "split": Task("medpipe.corpus.splits:run", ("corpus",), ("corpus",)),
+    "clean": Task("medpipe.corpus.cleaning:run", ("corpus",), ("corpus", "roles.py")),
+    "split": Task("medpipe.corpus.splits:run", ("corpus",), ("corpus", "roles.py")),
     "base": Task("medpipe.models.base:run", ("model",), ("models/tiny.py", "roles.py")),
     "sft": Task("medpipe.training.sft:run", ("model", "training", "team"), ("training/losses.py", *PEOPLE)),
     "maporl": Task("medpipe.training.maporl:run", ("model", "team", "rewards", "maporl"), ("training", "rewards", *PEOPLE)),

@@ -51,7 +51,9 @@ def make_adapters(base: Path, root: Path) -> dict[str, Path]:
     for number, role in enumerate(ROLES):
         model, _ = base_models.load(base)
         torch.manual_seed(number)
-        peft = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False))
+        peft = get_peft_model(
+            model, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
+        )
         with torch.no_grad():
             for name, value in peft.named_parameters():
                 if "lora_B" in name:
@@ -59,6 +61,7 @@ def make_adapters(base: Path, root: Path) -> dict[str, Path]:
         peft.peft_config["default"].base_model_name_or_path = "qwen3"
         folders[f"models/{role}"] = root / role
         peft.save_pretrained(root / role, save_embedding_layers=False)  # False: no look-up of the base on the hub
+        store.write_json(root / role / "training_stats.json", {"role": role})
     return folders
 
 

@@ -33,6 +33,8 @@ def _failure(record: logging.LogRecord) -> str:
         return ""
     if data.user_failure_data:
         return str(data.user_failure_data.description)
+    if data.error and data.error.cause and data.error.cause.cls_name == "MedpipeError":
+        return data.error.cause.message.strip().partition(": ")[2]  # without the class's name and without a traceback
     return data.error.to_string() if data.error else ""
 
 

@@ -23,12 +23,15 @@ QUIET = {
     "TQDM_DISABLE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": os.environ.get("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1"),
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": os.environ.get("MLFLOW_HTTP_REQUEST_TIMEOUT", "10"),
     "GX_ANALYTICS_ENABLED": "False",
     "TRANSFORMERS_VERBOSITY": os.environ.get("TRANSFORMERS_VERBOSITY", "error"),
     "PYTHONUNBUFFERED": "1",
     "PYTHONWARNINGS": "ignore::FutureWarning,ignore::DeprecationWarning",
 }
-"""Environment of every worker: progress bars of libraries off (they freeze Dagster's page), telemetry off."""
+"""Environment of every worker: progress bars of libraries off (they freeze Dagster's page), telemetry off, and no waiting
+for minutes for a tracking server that does not answer (MLflow's own default)."""
 
 
 class Order(Frozen):

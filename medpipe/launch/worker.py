@@ -10,11 +10,9 @@ manifest last, and renames. What it says goes to Dagster, to outputs/logs and, f
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import os
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -27,6 +25,7 @@ from typing import Any
 from medpipe import store
 from medpipe.errors import MedpipeError
 from medpipe.job import Job, Outcome, scoped
+from medpipe.launch.kin import die_with_parent
 from medpipe.launch.order import Order
 from medpipe.schema import CheckResult, Manifest
 from medpipe.tasks import TASKS
@@ -82,15 +81,23 @@ class WorkReporter:
 
 def carry_out(order: Order, say: Callable[[str, str], None]) -> Manifest:
     """Do the work of an order and publish its folder; raises what the work raises and leaves nothing half-written."""
-    final, settings, task = Path(order.out), order.settings, TASKS[order.task]
+    _refuse_failed_inputs(order)
+    final = Path(order.out)
     partial = final.with_name(f".{final.name}.partial")
-    scratch = settings.outputs / "scratch" / order.fingerprint[:16]
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
+    try:
+        return _build(order, partial, final, say)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)  # gone already where it was published
+
+
+def _build(order: Order, partial: Path, final: Path, say: Callable[[str, str], None]) -> Manifest:
+    settings, task = order.settings, TASKS[order.task]
+    scratch = settings.outputs / "scratch" / order.fingerprint[:16]
     scratch.mkdir(parents=True, exist_ok=True)
     log = settings.outputs / "logs" / f"{order.name.replace('/', '_')}.log"
     reporter = WorkReporter(log, partial, say)
-    _refuse_failed_inputs(order)
     inputs = {key: ref.sha256 for key, ref in order.inputs.items()}
     used = {section: getattr(settings, section).model_dump(mode="json") for section in task.sections}
     if order.task in TRACKED:
@@ -104,8 +111,6 @@ def carry_out(order: Order, say: Callable[[str, str], None]) -> Manifest:
             folders = {key: Path(ref.path) for key, ref in order.inputs.items()}
             outcome = task(Job(order.name, scoped(settings, task.sections), folders, partial, scratch, order.device, reporter))
     finally:
-        if outcome is None:
-            shutil.rmtree(partial, ignore_errors=True)
         if reporter.tracker and (outcome is None or outcome.status == "ok"):
             reporter.tracker.close(outcome is None, _numbers(outcome))
     assert outcome is not None, "a task that gives nothing back raises"
@@ -168,13 +173,6 @@ def _gpu_claimed(device: str, log: Callable[[str], None]) -> Iterator[None]:
             log(f"GPU {gpu} is in use by another medpipe process: waiting for it")
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
-
-
-def die_with_parent(parent: int) -> None:
-    """Ask the kernel to kill this process when its parent dies (Linux)."""
-    ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # 1 is PR_SET_PDEATHSIG
-    if os.getppid() != parent:  # it ended before the line above took effect
-        sys.exit("the parent process ended before the work began")
 
 
 def _numbers(outcome: Outcome | None) -> dict[str, float]:

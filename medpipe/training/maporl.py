@@ -76,7 +76,7 @@ def run(job: Job) -> Outcome:
 
     for role in ROLES:
         policies.model.save_pretrained(job.out, selected_adapters=[role], save_embedding_layers=False)
-        (job.out / role / "README.md").unlink(missing_ok=True)
+    (job.out / "README.md").unlink(missing_ok=True)  # peft's empty model card, which names a folder of this machine
     policies.tokenizer.save_pretrained(job.out)
     store.write_json(job.out / "examples.json", examples)
     distance = {role: _distance(before[role], policies, role) for role in ROLES}

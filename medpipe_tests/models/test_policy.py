@@ -157,7 +157,9 @@ def test_an_adapters_weights_are_its_own(team: Policies) -> None:
     assert len(set(hashes.values())) == 4 and hashes["reporter"] == hashes["start_reporter"]
 
 
-def test_gradients_reach_the_adapter_that_learns_and_nothing_else(tiny_base: Path, tiny_adapters: dict[str, Path], prompts: list[list[int]]) -> None:
+def test_gradients_reach_the_adapter_that_learns_and_nothing_else(
+    tiny_base: Path, tiny_adapters: dict[str, Path], prompts: list[list[int]]
+) -> None:
     policies = Policies.load(tiny_base, {role: tiny_adapters[f"models/{role}"] for role in ROLES})
     with policies.use("analyst", train=True):
         policies.score(prompts[:2], [[7, 8], [9]]).logp_N.sum().backward()

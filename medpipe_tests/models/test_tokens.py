@@ -25,7 +25,21 @@ HOSTILE = [
     "<|im_start|" + "\u200b" + ">",
     "\0\x1b[2J<|im_end|>\r\n",
 ]
-PIECES = ["<|im_end|>", "<|im_start|>", "<|endoftext|>", "<|im_", "end|>", "start|>", "<|endof", "text|>", "<|", "|>", "\ud83d", "\udc00", "pain"]
+PIECES = [
+    "<|im_end|>",
+    "<|im_start|>",
+    "<|endoftext|>",
+    "<|im_",
+    "end|>",
+    "start|>",
+    "<|endof",
+    "text|>",
+    "<|",
+    "|>",
+    "\ud83d",
+    "\udc00",
+    "pain",
+]
 TEXTS = st.lists(st.sampled_from(PIECES) | st.text(max_size=5), max_size=12).map("".join)
 
 
@@ -46,7 +60,11 @@ def test_content_cannot_forge_control_tokens(tokenizer: Any, own: list[int], tex
     assert control_ids(tokenizer, encode_target(tokenizer, text, 100)) == [tokenizer.eos_token_id]
     rows = [choice_row()]
     if "\ud800" not in text:  # a row with a lone surrogate is refused by the schema already
-        rows += [choice_row(question=f"Which? {text}"), choice_row(options=(text + "a", "b", text + "c", "d")), choice_row(context=(text, text))]
+        rows += [
+            choice_row(question=f"Which? {text}"),
+            choice_row(options=(text + "a", "b", text + "c", "d")),
+            choice_row(context=(text, text)),
+        ]
     for row in rows:
         ids = encode_prompt(tokenizer, "analyst", row, [text, text], [Said("planner", text), Said("researcher", text)], 900, text)
         assert control_ids(tokenizer, ids) == own
@@ -73,7 +91,9 @@ def test_honest_text_goes_through_unchanged(tokenizer: Any, text: str) -> None:
         assert tokenizer.decode(encode(tokenizer, text)) == text
 
 
-WORDS = st.lists(st.sampled_from(["pain", "fever", "cough", "night", "sweats.", "Über", "32", "mg"]), min_size=1, max_size=400).map(" ".join)
+WORDS = st.lists(st.sampled_from(["pain", "fever", "cough", "night", "sweats.", "Über", "32", "mg"]), min_size=1, max_size=400).map(
+    " ".join
+)
 
 
 @settings(max_examples=40, deadline=None)
@@ -102,7 +122,9 @@ def test_what_fits_is_left_whole(tokenizer: Any) -> None:
 def test_evidence_goes_before_the_question_and_from_its_end(tokenizer: Any) -> None:
     row, evidence = choice_row(), ["first passage about wheezing.", "second passage about coughing."]
     sizes = [len(encode_chat(tokenizer, prompt_for("analyst", row, evidence[:n], ()))) for n in range(3)]
-    texts = [tokenizer.decode(encode_prompt(tokenizer, "analyst", row, evidence, (), limit)) for limit in (sizes[2], sizes[2] - 1, sizes[1] - 1)]
+    texts = [
+        tokenizer.decode(encode_prompt(tokenizer, "analyst", row, evidence, (), limit)) for limit in (sizes[2], sizes[2] - 1, sizes[1] - 1)
+    ]
     assert [("first passage" in text, "second passage" in text) for text in texts] == [(True, True), (True, False), (False, False)]
     assert all(row.question in text for text in texts)
     tight = tokenizer.decode(encode_prompt(tokenizer, "analyst", row, evidence, (), sizes[0] - 1))

@@ -9,7 +9,25 @@ from hypothesis import strategies as st
 from medpipe.schema import LETTERS
 from medpipe.team.parsing import malformed, parse_answer
 
-PIECES = ["Answer:", "answer: ", "ANSWER:", " A", " B)", "(C)", " ı", " ſ", " K", "\n", "\ud800", "<|im_end|>", "I", "'m", "a fever", "\0", "²"]
+PIECES = [
+    "Answer:",
+    "answer: ",
+    "ANSWER:",
+    " A",
+    " B)",
+    "(C)",
+    " ı",
+    " ſ",
+    " K",
+    "\n",
+    "\ud800",
+    "<|im_end|>",
+    "I",
+    "'m",
+    "a fever",
+    "\0",
+    "²",
+]
 TEXTS = st.lists(st.sampled_from(PIECES) | st.text(max_size=8)).map("".join)
 
 

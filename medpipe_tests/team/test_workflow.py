@@ -10,7 +10,7 @@ import torch
 
 from medpipe.config import Team
 from medpipe.models.policy import Policies, Sample
-from medpipe.schema import ROLES, LETTERS, Role
+from medpipe.schema import LETTERS, ROLES, Role
 from medpipe.team.episode import Episode
 from medpipe.team.workflow import Crew, Verifier, build, consensus, play
 from medpipe_tests.tiny_team import BUDGETS, choice_row, text_row
@@ -170,5 +170,8 @@ def test_the_graphs_picture_has_the_four_roles_in_order() -> None:
     assert set(graph.nodes) == {"__start__", *ROLES, "judge", "__end__"}
     arrows = {(edge.source, edge.target, edge.conditional) for edge in graph.edges}
     line = ("__start__", *ROLES, "judge")
-    assert arrows == {(a, b, False) for a, b in zip(line, line[1:], strict=False)} | {("judge", "planner", True), ("judge", "__end__", True)}
+    assert arrows == {(a, b, False) for a, b in zip(line, line[1:], strict=False)} | {
+        ("judge", "planner", True),
+        ("judge", "__end__", True),
+    }
     assert all(role in graph.draw_mermaid() for role in ROLES)

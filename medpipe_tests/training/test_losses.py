@@ -36,7 +36,9 @@ def test_the_clipped_surrogate(ratios: tuple[float, ...], advantages: tuple[floa
     assert float(share) == clipped
 
 
-@pytest.mark.parametrize(("advantage", "ratio", "direction"), [(1, 1.0, 1), (-1, 1.0, -1), (1, 1.5, 0), (-1, 0.5, 0), (-1, 1.5, -1), (1, 0.5, 1), (0, 1.0, 0)])
+@pytest.mark.parametrize(
+    ("advantage", "ratio", "direction"), [(1, 1.0, 1), (-1, 1.0, -1), (1, 1.5, 0), (-1, 0.5, 0), (-1, 1.5, -1), (1, 0.5, 1), (0, 1.0, 0)]
+)
 def test_a_step_down_the_gradient_moves_the_token_with_its_advantage(advantage: float, ratio: float, direction: int) -> None:
     logp = logs(ratio).requires_grad_()
     ppo_clip(logp, torch.zeros(1), torch.tensor([float(advantage)]), 0.2)[0].backward()

@@ -18,7 +18,9 @@ Grid = list[list[float]]
 
 def grids(values: st.SearchStrategy[float], most_rounds: int = 5) -> st.SearchStrategy[Grid]:
     """[t][a] with 1 to 5 rounds and 1 to 5 agents."""
-    return st.integers(1, 5).flatmap(lambda agents: st.lists(st.lists(values, min_size=agents, max_size=agents), min_size=1, max_size=most_rounds))
+    return st.integers(1, 5).flatmap(
+        lambda agents: st.lists(st.lists(values, min_size=agents, max_size=agents), min_size=1, max_size=most_rounds)
+    )
 
 
 BITS = grids(st.sampled_from([0.0, 1.0]))
@@ -39,10 +41,7 @@ def released_returns(values: Grid, gamma: float, rounds: int) -> Grid:
 
 def test_the_golden_returns() -> None:
     found = returns([[1, 0], [1, 0], [1, 1]], 0.3)
-    expected = {(0, 0): 0.8921, (0, 1): 0.1727, (1, 0): 1.0, (1, 1): 0.2308, (2, 0): 1.0, (2, 1): 1.0}
-    assert {cell: round(found[cell[0]][cell[1]], 4) for cell in expected} | {(1, 0): 1.0} == expected | {(1, 0): 1.0}
-    # (1, 0) by hand: (1 + 0.3 · 1) / 1.3
-    assert found[1][0] == pytest.approx(1.0)
+    assert [[round(value, 4) for value in row] for row in found] == [[0.8921, 0.1727], [1.0, 0.2308], [1.0, 1.0]]
 
 
 @pytest.mark.parametrize(
@@ -55,7 +54,7 @@ def test_the_golden_returns() -> None:
         ([[0, 1], [0, 0]], [[-8, 0], [0, -2]]),  # agent 1 let itself be misled by agent 0
         ([[1, 1], [1, 0]], [[-4, 0], [0, -1]]),  # agent 1 broke away into an error
         ([[0, 0], [0, 1]], [[4, 0], [0, 1]]),  # agent 1 drew the truth out of a wrong answer
-        ([[1, 0], [0, 1]], [[8 , -8], [-2, 2]]),  # they swap sides: each persuaded the other
+        ([[1, 0], [0, 1]], [[8, -8], [-2, 2]]),  # they swap sides: each persuaded the other
         ([[1, 0, 0], [1, 1, 0]], [[0, 0, 0], [0, 0, 0]]),  # ties on the other side pay nothing
         ([[1, 0]], [[0, 0]]),  # one round: nothing changed
         ([], []),
@@ -127,13 +126,12 @@ def test_becoming_right_is_never_penalised_and_becoming_wrong_never_paid(correct
             assert bonus * (is_ - was) >= 0.0 and (is_ != was or bonus == 0.0)
 
 
-@given(values=SCORES, extra=SCORES, gamma=st.floats(0.01, 1.0), weights=WEIGHTS)
-def test_an_episode_that_stopped_early_equals_one_that_was_never_longer(values: Grid, extra: Grid, gamma: float, weights) -> None:
-    """L counts the rounds that happened: what a longer limit would have allowed changes nothing."""
-    longer = values + [(row * 5)[: len(values[0])] for row in extra]
-    assert returns(longer[: len(values)], gamma) == returns(values, gamma)
-    bits = [[float(value > 0.5) for value in row] for row in longer]
-    assert shaping(bits[: len(values)], *weights) == shaping([[float(v > 0.5) for v in row] for row in values], *weights)
+@given(values=SCORES, gamma=st.floats(0.01, 1.0), missing=st.integers(1, 3))
+def test_rounds_that_did_not_happen_change_nothing_here_and_cost_in_the_released_code(values: Grid, gamma: float, missing: int) -> None:
+    """The last round that happened is worth exactly its own score; a sentinel for missing rounds would pull it down."""
+    assert returns(values, gamma)[-1] == values[-1]
+    padded = released_returns(values, gamma, len(values) + missing)
+    assert all(low <= real and (low < real or real < 1e-9) for low, real in zip(padded[-1], values[-1], strict=True))
 
 
 def test_a_later_round_reaches_back_only_through_what_the_definition_says() -> None:

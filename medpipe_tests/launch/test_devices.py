@@ -1,0 +1,94 @@
+"""Which device each role gets, on machines with four GPUs, with fewer, and with none."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from medpipe.config import Settings
+from medpipe.launch import devices
+from medpipe.launch.devices import Place, place_light, place_role, place_team, visible_gpus
+from medpipe.launch.order import worker_environment
+from medpipe.schema import ROLES
+
+CORES = len(os.sched_getaffinity(0))
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """A machine without a driver; a test sets CUDA_VISIBLE_DEVICES or gives it one."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(devices, "DRIVER", Path("/nowhere"))
+    return monkeypatch
+
+
+def driver_with(folder: Path, count: int) -> Path:
+    for number in range(count):
+        (folder / f"0000:{number:02}:00.0").mkdir(parents=True)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("", []), ("-1", []), ("0", ["0"]), ("2,3", ["2", "3"]), (" 0 , 1 ", ["0", "1"]), ("GPU-8a2f,MIG-11", ["GPU-8a2f", "MIG-11"])],
+)
+def test_the_environment_names_the_visible_gpus(gpus: pytest.MonkeyPatch, value: str, expected: list[str]) -> None:
+    gpus.setenv("CUDA_VISIBLE_DEVICES", value)
+    assert visible_gpus() == expected
+
+
+def test_without_the_variable_the_driver_is_counted(gpus: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert visible_gpus() == []
+    gpus.setattr(devices, "DRIVER", driver_with(tmp_path, 3))
+    assert visible_gpus() == ["0", "1", "2"]
+    gpus.setenv("CUDA_VISIBLE_DEVICES", "")  # set and empty means none, whatever the driver has
+    assert visible_gpus() == []
+
+
+@pytest.mark.parametrize(
+    ("visible", "claimed"),
+    [
+        ("0,1,2,3", ["0", "1", "2", "3"]),
+        ("0,1", ["0", "1", "0", "1"]),
+        ("0,1,2", ["0", "1", "2", "0"]),
+        ("5", ["5", "5", "5", "5"]),
+        ("4,6,5,7", ["4", "6", "5", "7"]),
+    ],
+)
+def test_a_role_gets_its_gpu_modulo_what_is_there(gpus: pytest.MonkeyPatch, settings: Settings, visible: str, claimed: list[str]) -> None:
+    gpus.setenv("CUDA_VISIBLE_DEVICES", visible)
+    places = [place_role(settings, role) for role in ROLES]
+    assert [place.gpu for place in places] == claimed
+    assert len({(place.pool, place.gpu) for place in places}) == len(set(claimed))  # one pool for one GPU
+    for place in places:
+        assert place.device == "cuda:0"  # as its process sees it: the only one
+        assert worker_environment(place)["CUDA_VISIBLE_DEVICES"] == place.gpu
+
+
+def test_without_a_gpu_the_roles_share_slots_and_cores(gpus: pytest.MonkeyPatch, settings: Settings) -> None:
+    places = [place_role(settings, role) for role in ROLES]
+    share = max(1, CORES // settings.hardware.cpu_processes)
+    assert places == [Place(f"cpu_{n}", None, share) for n in (0, 1, 0, 1)]
+    assert places[0].device == "cpu"
+    environment = worker_environment(places[0])
+    assert environment["OMP_NUM_THREADS"] == str(share)
+    assert "CUDA_VISIBLE_DEVICES" not in environment
+
+
+def test_a_role_that_asks_for_the_cpu_gets_it_beside_gpus(gpus: pytest.MonkeyPatch, settings: Settings) -> None:
+    gpus.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    devices_of = {**settings.hardware.devices, "analyst": "cpu"}
+    mixed = settings.model_copy(update={"hardware": settings.hardware.model_copy(update={"devices": devices_of})})
+    assert [place_role(mixed, role).device for role in ROLES] == ["cuda:0", "cuda:0", "cpu", "cuda:0"]
+
+
+def test_the_team_works_where_the_planner_does_with_all_cores(gpus: pytest.MonkeyPatch, settings: Settings) -> None:
+    assert place_team(settings) == Place("cpu_0", None, CORES)
+    gpus.setenv("CUDA_VISIBLE_DEVICES", "3,4")
+    assert place_team(settings) == Place("gpu_0", "3", CORES)
+
+
+def test_work_without_a_model_waits_in_no_pool() -> None:
+    assert (place_light().pool, place_light().device) == ("", "cpu")

@@ -1,0 +1,163 @@
+"""The graph as a table: which assets there are, what each carries, how fast it loads, and which device each role claims."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from medpipe.definitions import defs
+from medpipe.schema import ROLES
+
+KEYS = [
+    "corpus/clean",
+    "evaluation/leaderboard",
+    "evaluation/medqa",
+    "evaluation/medquad_heldout",
+    "evaluation/medxpertqa",
+    "evaluation/pubmedqa",
+    "evaluation/synthetic_heldout",
+    "models/analyst",
+    "models/base",
+    "models/maporl_team",
+    "models/planner",
+    "models/reporter",
+    "models/researcher",
+    "release/report",
+    "sources/custom",
+    "sources/medquad",
+    "sources/medtext",
+    "sources/synthetic",
+    "splits/train",
+    "splits/validation",
+]
+MODELS = [key for key in KEYS if key.startswith("models/")]
+DATA = [key for key in KEYS if key.startswith(("corpus/", "splits/"))]
+HEAVY = ("torch", "transformers", "mlflow", "great_expectations", "pandas", "datasets", "matplotlib", "sentence_transformers", "peft")
+MOST_SECONDS = 3.0
+
+LOADS = f"""
+import json, sys, time
+start = time.perf_counter()
+from medpipe.definitions import defs
+seconds = time.perf_counter() - start
+graph = defs.resolve_asset_graph()
+pools = {{key.to_user_string(): sorted(graph.get(key).pools or ()) for key in graph.get_all_asset_keys()}}
+print(json.dumps({{"seconds": seconds, "heavy": [name for name in {HEAVY!r} if name in sys.modules], "pools": pools}}))
+"""
+
+
+def load(**environment: str) -> dict[str, Any]:
+    """Load the graph in a fresh process; returns how long it took, what it imported, and each asset's pools."""
+    plain = {name: value for name, value in os.environ.items() if name not in ("MEDPIPE_PROFILE", "MEDPIPE_MIRROR")}
+    done = subprocess.run([sys.executable, "-c", LOADS], capture_output=True, text=True, env={**plain, **environment})
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def loaded() -> dict[str, dict[str, Any]]:
+    """What the graph looks like on a machine with these GPUs visible."""
+    return {gpus: load(CUDA_VISIBLE_DEVICES=gpus) for gpus in ("", "0", "0,1,2,3")}
+
+
+def specs() -> dict[str, dg.AssetSpec]:
+    return {spec.key.to_user_string(): spec for spec in defs.resolve_all_asset_specs()}
+
+
+def checks_of(key: str) -> list[dg.AssetCheckSpec]:
+    graph = defs.resolve_asset_graph()
+    return [graph.get_check_spec(check) for check in graph.asset_check_keys if check.asset_key.to_user_string() == key]
+
+
+def test_the_graph_loads_in_under_three_seconds(loaded: dict[str, dict[str, Any]]) -> None:
+    """The bar of `dagster dev`; the best of three, because other work on the machine only ever adds to it."""
+    assert min(result["seconds"] for result in loaded.values()) < MOST_SECONDS
+
+
+def test_the_graph_loads_without_anything_heavy(loaded: dict[str, dict[str, Any]]) -> None:
+    assert [result["heavy"] for result in loaded.values()] == [[], [], []]
+
+
+def test_the_assets_are_these() -> None:
+    assert sorted(specs()) == KEYS
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_an_asset_says_what_it_is_and_whose(key: str) -> None:
+    spec = specs()[key]
+    assert spec.group_name == key.partition("/")[0]
+    assert spec.owners == ["team:medpipe"]
+    assert spec.kinds
+    assert spec.description and len(spec.description) > 20
+
+
+@pytest.mark.parametrize("key", MODELS)
+def test_a_model_carries_a_blocking_check(key: str) -> None:
+    assert any(check.blocking for check in checks_of(key))
+
+
+@pytest.mark.parametrize("key", DATA)
+def test_training_data_carries_checks_and_all_of_them_block(key: str) -> None:
+    checks = checks_of(key)
+    assert "schema_and_ranges" in {check.name for check in checks}
+    assert all(check.blocking for check in checks)
+
+
+def test_a_source_that_cant_be_had_blocks_nothing() -> None:
+    for key in KEYS:
+        if key.startswith("sources/"):
+            assert [(check.name, check.blocking) for check in checks_of(key)] == [("reachable", False)]
+
+
+def test_arrows_go_from_sources_to_the_report() -> None:
+    graph = defs.resolve_asset_graph()
+    parents = {key: sorted(parent.to_user_string() for parent in graph.get(dg.AssetKey(key.split("/"))).parent_keys) for key in KEYS}
+    assert parents["corpus/clean"] == ["sources/custom", "sources/medquad", "sources/medtext", "sources/synthetic"]
+    assert parents["splits/train"] == parents["splits/validation"] == ["corpus/clean"]
+    assert parents["models/base"] == []
+    for role in ROLES:
+        assert parents[f"models/{role}"] == ["models/base", "splits/train", "splits/validation"]
+    assert parents["models/maporl_team"] == sorted(["models/base", "splits/train", *(f"models/{role}" for role in ROLES)])
+    assert "models/maporl_team" in parents["evaluation/medqa"]
+    assert [key for key in KEYS if "evaluation/medqa" in parents[key]] == ["evaluation/leaderboard"]  # and never a model
+    assert "evaluation/leaderboard" in parents["release/report"]
+
+
+def test_the_jobs_are_these_and_each_makes_its_part_of_the_graph() -> None:
+    def made(name: str) -> list[str]:
+        selected = defs.resolve_job_def(name).asset_layer.executable_asset_keys
+        return sorted(key.to_user_string() for key in selected)
+
+    assert made("everything") == KEYS
+    assert made("ingest") == [key for key in KEYS if key.startswith(("corpus/", "sources/", "splits/"))]
+    assert made("train") == MODELS
+    assert made("evaluate") == [key for key in KEYS if key.startswith(("evaluation/", "release/"))]
+
+
+def test_retraining_is_weekly_and_off_until_switched_on() -> None:
+    schedule = defs.resolve_schedule_def("weekly_retraining")
+    assert schedule.default_status is dg.DefaultScheduleStatus.STOPPED
+    assert schedule.cron_schedule == "0 3 * * 0"
+    assert schedule.execution_timezone == "UTC"
+    assert schedule.job_name == "everything"
+
+
+@pytest.mark.parametrize(
+    ("gpus", "pools"),
+    [
+        ("", ["cpu_0", "cpu_1", "cpu_0", "cpu_1"]),
+        ("0", ["gpu_0", "gpu_0", "gpu_0", "gpu_0"]),
+        ("0,1,2,3", ["gpu_0", "gpu_1", "gpu_2", "gpu_3"]),
+    ],
+)
+def test_each_role_claims_its_gpu_or_a_slot_of_the_cpu(loaded: dict[str, dict[str, Any]], gpus: str, pools: list[str]) -> None:
+    claimed = loaded[gpus]["pools"]
+    assert [claimed[f"models/{role}"] for role in ROLES] == [[pool] for pool in pools]
+    assert claimed["models/maporl_team"] == claimed["evaluation/leaderboard"] == [pools[0]]
+    assert claimed["corpus/clean"] == []
