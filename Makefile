@@ -21,8 +21,8 @@ doctor: .venv/.ready            ## what this machine has, and what each profile 
 	@$(BIN)/medpipe doctor
 
 test: .venv/.ready-test            ## install what tests need and run them
-	$(BIN)/ruff check medpipe medpipe_tests bench
-	$(BIN)/ruff format --check medpipe medpipe_tests bench
+	$(BIN)/ruff check medpipe medpipe_tests
+	$(BIN)/ruff format --check medpipe medpipe_tests
 	$(BIN)/pyright
 	$(BIN)/pytest
 

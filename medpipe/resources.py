@@ -19,7 +19,7 @@ from medpipe import store
 from medpipe.assets.present import to_checks, to_metadata
 from medpipe.config import DEFAULT_PROFILE, Settings, load_profile, parse_override
 from medpipe.launch.devices import Place, place_light
-from medpipe.launch.kin import die_with_parent
+from medpipe.launch.kin import wait_or_die
 from medpipe.launch.order import WORKER, Order, as_extras, standing_result, to_ref, worker_environment, write_order
 from medpipe.schema import Manifest, Ref
 
@@ -83,13 +83,12 @@ class Launcher(dg.ConfigurableResource):
 
     def _work(self, context: AssetExecutionContext, order: Order, place: Place) -> Manifest:
         environment = worker_environment(place)
-        die_with_parent(os.getppid())  # else a killed command line would leave its steps, and their workers, running
         with dg.open_pipes_session(
             context, dg.PipesTempFileContextInjector(), dg.PipesTempFileMessageReader(), as_extras(order)
         ) as session:
             process = subprocess.Popen(WORKER, env={**os.environ, **environment, **session.get_bootstrap_env_vars()})
             try:
-                status = process.wait()
+                status = wait_or_die(process)
             except (DagsterExecutionInterruptedError, KeyboardInterrupt):
                 context.log.info(f"stopping the work on {order.name}")
                 process.terminate()

@@ -123,10 +123,10 @@ def reference_said(
     Args:
         fit: cuts a role's message to what that role can say in its token budget.
     """
-    said = [
-        (earlier, _sometimes_wrong(earlier, question, target_for(earlier, question, evidence))) for earlier in ROLES[: ROLES.index(role)]
+    return [
+        Said(earlier, fit(earlier, _sometimes_wrong(earlier, question, target_for(earlier, question, evidence))))
+        for earlier in ROLES[: ROLES.index(role)]
     ]
-    return [Said(earlier, fit(earlier, text)) for earlier, text in said]
 
 
 def _sometimes_wrong(role: Role, question: QAExample, text: str) -> str:

@@ -83,7 +83,7 @@ def _selected(defs: dg.Definitions, select: str) -> list[dg.AssetKey]:
             got=f"selection {select!r}",
             expected="assets of the graph",
             where="--select",
-            do=f"see the keys with dagster asset list -m medpipe.definitions ({error})",
+            do=f"see the keys with dagster asset list -m medpipe.definitions ({' '.join(str(error).split())})",
         ) from error
     if not keys:
         raise MedpipeError(

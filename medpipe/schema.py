@@ -46,6 +46,8 @@ class QAExample(Frozen):
 
     @model_validator(mode="after")
     def _answer_names_an_option(self) -> QAExample:
+        if len(self.options) == 1:
+            raise ValueError(f"got one option, expected at least two or none, in question {self.id}: correct the row")
         if self.options and self.answer not in list(LETTERS[: len(self.options)]):
             expected = f"a letter from A to {LETTERS[len(self.options) - 1]}"
             raise ValueError(f"got answer {self.answer!r}, expected {expected}, in question {self.id}: correct the row")

@@ -73,10 +73,10 @@ def test_the_researcher_cites_the_passage_nearest_to_the_reference(passages: lis
     row = text_row(answer="Wheezing at night and short breath point to asthma.")
     target = target_for("researcher", row, passages)
     assert re.findall(r"\[E(\d+)\]", target) == [str(cited)]
-    assert target.startswith(passages[cited - 1].split(". ")[0])
+    assert passages[cited - 1].split(". ")[0] in target
 
 
-@pytest.mark.parametrize("passages", [[], ["unrelated: Nothing of this is shared."]])
+@pytest.mark.parametrize("passages", [[], ["unrelated: Nothing of this is shared."], PASSAGES[:1]])
 def test_the_researcher_says_so_when_nothing_bears_on_the_question(passages: list[str]) -> None:
     assert target_for("researcher", text_row(), passages) == "No passage here bears on the question."
 
@@ -127,9 +127,25 @@ def test_a_role_is_trained_on_what_the_roles_before_it_say() -> None:
     row = choice_row()
     assert [said.role for said in reference_said("reporter", row, PASSAGES)] == ["planner", "researcher", "analyst"]
     assert reference_said("planner", row, PASSAGES) == []
-    assert reference_said("analyst", row, PASSAGES)[1].text == target_for("researcher", row, PASSAGES)
+    said = reference_said("reporter", text_row(), PASSAGES)
+    assert [message.text for message in said] == [target_for(role, text_row(), PASSAGES) for role in ROLES[:3]]
     cut = reference_said("analyst", row, PASSAGES, lambda role, text: f"{role}: {text[:4]}")
-    assert [said.text for said in cut] == ["planner: Type", "researcher: asth"]
+    assert [said.text for said in cut] == [f"{role}: {target_for(role, row, PASSAGES)[:4]}" for role in ROLES[:2]]
+
+
+def test_on_a_choice_question_the_first_two_roles_are_often_wrong_and_the_analyst_is_right() -> None:
+    """Else the roles after them would learn to copy."""
+    wrong = dict.fromkeys(ROLES[:3], 0)
+    for number in range(200):
+        row = choice_row(number)
+        said = reference_said("reporter", row, PASSAGES)
+        assert said == reference_said("reporter", row, PASSAGES)  # drawn from the question's id
+        for message in said:
+            target = target_for(message.role, row, PASSAGES)
+            assert message.text[:-1] == target[:-1] and message.text[-1] in "ABCD"
+            wrong[message.role] += message.text != target
+    assert wrong["analyst"] == 0
+    assert all(70 <= wrong[role] <= 130 for role in ("planner", "researcher"))
 
 
 def test_planner_and_researcher_never_read_the_reference_answer(tiny_splits: dict[str, Path]) -> None:

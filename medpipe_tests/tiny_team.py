@@ -60,7 +60,7 @@ def make_adapters(base: Path, root: Path) -> dict[str, Path]:
                     value.mul_(0.1)  # the roles speak differently, and still end their sentences
         peft.peft_config["default"].base_model_name_or_path = "qwen3"
         folders[f"models/{role}"] = root / role
-        peft.save_pretrained(root / role, save_embedding_layers=False)  # False: no look-up of the base on the hub
+        peft.save_pretrained(str(root / role), save_embedding_layers=False)  # False: no look-up of the base on the hub
         store.write_json(root / role / "training_stats.json", {"role": role})
     return folders
 

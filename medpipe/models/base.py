@@ -73,7 +73,7 @@ def load(folder: Path, device: str = "cpu", precision: str = "auto") -> tuple[Pr
 
 
 def resolve_precision(device: str, precision: str) -> torch.dtype:
-    """The number format to compute in; refuses half precision on a CPU, where it is many times slower than fp32."""
+    """The number format to compute in; a CPU always computes in fp32, half precision is many times slower there."""
     import torch
 
     if device == "cpu":

@@ -154,10 +154,11 @@ def _train(policies: Policies, role: str, rows: Sequence[Row], job: Job) -> list
     arguments = TrainingArguments(
         output_dir=str(job.scratch), num_train_epochs=1, per_device_train_batch_size=settings.batch_size,
         gradient_accumulation_steps=settings.gradient_accumulation, learning_rate=settings.learning_rate,
-        lr_scheduler_type="cosine", warmup_steps=math.ceil(settings.warmup_share * steps), max_grad_norm=1.0,
+        lr_scheduler_type="cosine", warmup_steps=int(settings.warmup_share * steps), max_grad_norm=1.0,
         gradient_checkpointing=settings.gradient_checkpointing, dataloader_num_workers=settings.loader_workers,
         bf16=dtype == torch.bfloat16, fp16=dtype == torch.float16, use_cpu=not on_gpu, logging_steps=1, save_strategy="no",
-        logging_nan_inf_filter=False, report_to=[], disable_tqdm=True, remove_unused_columns=False, seed=job.settings.seed, dataloader_pin_memory=on_gpu,
+        logging_nan_inf_filter=False, report_to=[], disable_tqdm=True, remove_unused_columns=False, seed=job.settings.seed,
+        dataloader_pin_memory=on_gpu,
     )  # fmt: skip
     if settings.gradient_checkpointing:
         policies.model.enable_input_require_grads()

@@ -41,7 +41,7 @@ def test_messages_stop_at_the_end_token(team: Policies, prompts: list[list[int]]
         assert sample.ended or len(sample.tokens) == 16
         assert len(sample.logps) == len(sample.tokens) and max(sample.logps) <= 0.0
         assert "<|im_end|>" not in sample.text
-        assert sample.text == team.tokenizer.decode(sample.tokens[: len(sample.tokens) - sample.ended]).strip()
+        assert sample.text == str(team.tokenizer.decode(list(sample.tokens[: len(sample.tokens) - sample.ended]))).strip()
 
 
 def test_nothing_asked_gives_nothing(team: Policies) -> None:

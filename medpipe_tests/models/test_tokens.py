@@ -176,8 +176,11 @@ def test_a_long_target_is_cut_at_a_sentence_and_keeps_its_answer(tokenizer: Any)
     assert tokenizer.decode(encode_target(tokenizer, text, 12)[:-1]).endswith("\nAnswer: J")
 
 
-@given(text=st.lists(st.sampled_from(["word ", "end. ", "\nAnswer: C", "\nAnswer:", " D", "\n", "Z"]) | st.text(max_size=6), max_size=40).map("".join),
-       limit=st.integers(12, 80))  # fmt: skip
+ENDINGS = ["word ", "end. ", "\nAnswer: C", "\nAnswer:", " D", "\n", "Z"]
+TARGETS = st.lists(st.sampled_from(ENDINGS) | st.text(max_size=6), max_size=40).map("".join)
+
+
+@given(text=TARGETS, limit=st.integers(12, 80))
 def test_any_target_fits_and_ends_once(tokenizer: Any, text: str, limit: int) -> None:
     ids = encode_target(tokenizer, text, limit)
     assert len(ids) <= limit

