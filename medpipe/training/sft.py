@@ -29,7 +29,7 @@ from medpipe.roles import question_text, reference_said, target_for
 from medpipe.schema import CheckResult, QAExample, Role
 from medpipe.training.losses import completion_loss
 
-VALIDATION_ROWS = 12
+VALIDATION_ROWS = 8
 
 
 @dataclass(frozen=True)
