@@ -19,7 +19,7 @@ from medpipe import store
 from medpipe.assets.present import to_checks, to_metadata
 from medpipe.config import DEFAULT_PROFILE, Settings, load_profile, parse_override
 from medpipe.launch.devices import Place, place_light
-from medpipe.launch.kin import wait_or_die
+from medpipe.launch.kin import end_with_driver
 from medpipe.launch.order import WORKER, Order, as_extras, standing_result, to_ref, worker_environment, write_order
 from medpipe.schema import Manifest, Ref
 
@@ -58,6 +58,7 @@ class Launcher(dg.ConfigurableResource):
             dagster.Failure: the work failed; its description is the message for the user.
         """
         place = place or place_light()
+        end_with_driver()
         order = write_order(name, task, self.profile.settings(), dict(inputs), place, context.run_id, dict(extra or {}))
         standing = standing_result(order)
         if standing:
@@ -88,7 +89,7 @@ class Launcher(dg.ConfigurableResource):
         ) as session:
             process = subprocess.Popen(WORKER, env={**os.environ, **environment, **session.get_bootstrap_env_vars()})
             try:
-                status = wait_or_die(process)
+                status = process.wait()
             except (DagsterExecutionInterruptedError, KeyboardInterrupt):
                 context.log.info(f"stopping the work on {order.name}")
                 process.terminate()

@@ -1,17 +1,14 @@
-"""The `medpipe` command as a user types it, in processes of its own; and what it tidies up after a run that was killed."""
+"""The `medpipe` command as a user types it, in processes of its own."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import dagster as dg
 import pytest
 
-from medpipe import runner
 from medpipe.config import profile_names
 
 ROOT = Path(__file__).parent.parent
@@ -107,44 +104,3 @@ def test_a_selection_of_nothing_is_one_message(tmp_path: Path, selection: str) -
     (tmp_path / "dagster.yaml").write_text((ROOT / "dagster.yaml").read_text(encoding="utf-8"), encoding="utf-8")
     message = one_message(medpipe("run", "--profile", "smoke", "--select", selection, cwd=tmp_path))
     assert message.startswith(f"medpipe: got selection '{selection}', expected ")
-
-
-@pytest.fixture
-def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.DagsterInstance]:
-    """Dagster's real databases, in a folder of their own, with the project's settings."""
-    (tmp_path / "dagster.yaml").write_text((ROOT / "dagster.yaml").read_text(encoding="utf-8"), encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    with dg.DagsterInstance.from_config(str(tmp_path)) as found:
-        yield found
-
-
-def test_a_killed_run_is_marked_as_failed_and_its_slot_is_free_again(instance: dg.DagsterInstance) -> None:
-    storage = instance.event_log_storage
-    storage.initialize_concurrency_limit_to_default("cpu_0")
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as owner:
-        tag = {runner.OWNER_TAG: f"{owner.pid} {runner._started(owner.pid)}"}
-        run = instance.add_run(dg.DagsterRun("everything", status=dg.DagsterRunStatus.STARTED, tags=tag))
-        storage.claim_concurrency_slot("cpu_0", run.run_id, "models__planner")
-        assert runner.free_dead_runs(instance) == []  # its process lives
-        assert storage.get_concurrency_info("cpu_0").active_slot_count == 1
-        owner.kill()
-    assert runner.free_dead_runs(instance) == [run.run_id]
-    after = instance.get_run_by_id(run.run_id)
-    assert after is not None
-    assert after.status is dg.DagsterRunStatus.FAILURE
-    assert storage.get_concurrency_info("cpu_0").active_slot_count == 0
-    assert runner.free_dead_runs(instance) == []
-
-
-def test_another_process_under_the_old_number_is_not_the_owner(instance: dg.DagsterInstance) -> None:
-    tag = {runner.OWNER_TAG: f"{os.getpid()} 1"}  # this process's number, another time of start
-    run = instance.add_run(dg.DagsterRun("everything", status=dg.DagsterRunStatus.STARTED, tags=tag))
-    assert runner.free_dead_runs(instance) == [run.run_id]
-
-
-def test_runs_of_dagsters_page_and_ended_runs_are_left_alone(instance: dg.DagsterInstance) -> None:
-    started = instance.add_run(dg.DagsterRun("everything", status=dg.DagsterRunStatus.STARTED))
-    ended = instance.add_run(dg.DagsterRun("everything", status=dg.DagsterRunStatus.SUCCESS, tags={runner.OWNER_TAG: "1 0"}))
-    assert runner.free_dead_runs(instance) == []
-    left = [instance.get_run_by_id(run.run_id) for run in (started, ended)]
-    assert [run.status for run in left if run] == [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.SUCCESS]

@@ -9,8 +9,9 @@ import ctypes
 import multiprocessing
 import os
 import signal
-import subprocess
 import sys
+import threading
+from functools import cache
 
 PR_SET_PDEATHSIG = 1
 
@@ -26,17 +27,19 @@ def die_with_parent(parent: int) -> None:
         sys.exit("the parent process ended before the work began")
 
 
-def wait_or_die(process: subprocess.Popen[bytes], seconds: float = 1.0) -> int:
-    """Wait for a child and return its status; when the process that drives this one is gone, end child and self.
+@cache
+def end_with_driver() -> None:
+    """Let this process end when the process that drives it does; a process that nobody drives goes on.
 
-    A step's direct parent is multiprocessing's fork server, which outlives the command line while any step runs. So the
-    kernel's signal does not reach the step, and it looks for itself.
+    A step's direct parent is multiprocessing's fork server, which outlives a killed command line while any step runs, and a
+    step that has done its work waits for ever to hand over its last events. So the kernel's signal is not enough here.
     """
     driver = multiprocessing.parent_process()
-    while True:
-        try:
-            return process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            if driver is not None and not driver.is_alive():
-                process.kill()
-                os._exit(1)
+    if driver is None:
+        return
+
+    def watch() -> None:
+        driver.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="end-with-driver", daemon=True).start()
