@@ -37,7 +37,7 @@ def test_rows_differences_and_what_was_not_run(run):
     assert reasons["medxpertqa"] == "no network, and no such file in the mirror folder"
     assert reasons["medqa"] == "it was not materialised in this run" and len(reasons) == 4
     assert outcome.metadata["benchmarks_run"] == 1 and "no network" in outcome.metadata["not_run"]
-    assert any("no network" in line for line in run.log.lines)
+    assert any("not run: MedQA" in line for line in run.log.lines)
     assert "not medical advice" in board["notice"]
 
 
