@@ -28,6 +28,7 @@ QUIET = {
     "GX_ANALYTICS_ENABLED": "False",
     "TRANSFORMERS_VERBOSITY": os.environ.get("TRANSFORMERS_VERBOSITY", "error"),
     "PYTHONUNBUFFERED": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",
     "PYTHONWARNINGS": "ignore::FutureWarning,ignore::DeprecationWarning",
 }
 """Environment of every worker: progress bars of libraries off (they freeze Dagster's page), telemetry off, and no waiting
