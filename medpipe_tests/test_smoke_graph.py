@@ -28,7 +28,6 @@ ENVIRONMENT = {
     **dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"), NOWHERE),
     "MEDPIPE_PROFILE": "smoke",
     "CUDA_VISIBLE_DEVICES": "",
-    "OMP_WAIT_POLICY": "PASSIVE",  # threads that wait in a loop take the tiny model's time on a machine with other work
 }
 NARROWER = ("--set", "evaluation.max_questions=3")
 FIELDS = {"id", "question", "answer", "category", "source", "difficulty"}
