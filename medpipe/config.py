@@ -69,6 +69,7 @@ class Training(Frozen):
     warmup_share: float = Share
     gradient_checkpointing: bool = False
     loader_workers: NonNegativeInt = 0
+    lora_layers: NonNegativeInt = 0  # the last n layers carry the adapter; 0: all of them
     lora_rank: PositiveInt = 16
     lora_alpha: PositiveInt = 32
     lora_dropout: float = Field(default=0.0, ge=0.0, lt=1.0)

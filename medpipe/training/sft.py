@@ -135,12 +135,28 @@ def _with_adapter(model: Any, tokenizer: Any, role: Role, settings: Any, base_na
 
     torch.manual_seed(0)  # the adapter's first weights
     config = LoraConfig(
-        r=settings.lora_rank, lora_alpha=settings.lora_alpha, lora_dropout=settings.lora_dropout,
-        target_modules="all-linear", task_type="CAUSAL_LM",
+        r=settings.lora_rank, lora_alpha=settings.lora_alpha, lora_dropout=settings.lora_dropout, task_type="CAUSAL_LM",
+        target_modules=_linear_names(model), layers_to_transform=_last_layers(model, settings.lora_layers),
     )  # fmt: skip
     peft = get_peft_model(model, config, adapter_name=role)
     peft.peft_config[role].base_model_name_or_path = base_name  # no path of this machine in the adapter's config
     return Policies(peft, tokenizer, [role])
+
+
+def _linear_names(model: Any) -> list[str]:
+    """The names that linear modules bear in every layer, such as q_proj; the output head is none of them."""
+    layers = model.get_decoder().layers
+    return sorted({name.rpartition(".")[2] for name, module in layers.named_modules() if isinstance(module, torch.nn.Linear)})
+
+
+def _last_layers(model: Any, count: int) -> list[int] | None:
+    """Numbers of the last `count` layers, which alone then need a backward pass; None for 0: all layers."""
+    total = len(model.get_decoder().layers)
+    if count > total:
+        raise MedpipeError(
+            got=f"training.lora_layers = {count}", expected=f"at most {total}, the model's layers", where="the profile", do="lower it"
+        )
+    return list(range(total - count, total)) if count else None
 
 
 def _train(policies: Policies, role: str, rows: Sequence[Row], job: Job) -> list[float]:

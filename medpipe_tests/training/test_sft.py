@@ -208,3 +208,16 @@ def test_an_epoch_holds_every_row_once_in_batches_of_like_length() -> None:
 
     assert waste(order) < 0.5 * waste(made)
     assert math.isclose(len(order), 50)
+
+
+def test_adapters_on_the_last_layers_only(inputs: dict[str, Path], tmp_path: Path) -> None:
+    job = real_job("models/planner", tiny_settings({**LESSON, "training.epochs": 1, "training.lora_layers": 1}), inputs, tmp_path)
+    sft.run(job)
+    names = Policies.load(inputs["models/base"], {"planner": job.out}).parameters("planner")
+    assert {name.partition(".layers.")[2].partition(".")[0] for name in names} == {"1"}  # the tiny model has layers 0 and 1
+
+
+def test_more_adapter_layers_than_the_model_has_are_refused(inputs: dict[str, Path], tmp_path: Path) -> None:
+    job = real_job("models/planner", tiny_settings({**LESSON, "training.lora_layers": 9}), inputs, tmp_path)
+    with pytest.raises(MedpipeError, match=r"training\.lora_layers = 9.*at most 2"):
+        sft.run(job)
