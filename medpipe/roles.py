@@ -166,13 +166,13 @@ def _research(question: QAExample, evidence: Sequence[str]) -> str:
 
 def _analyse(question: QAExample, evidence: Sequence[str]) -> str:
     if question.is_choice:
-        return f"Findings: {question.rationale or question.question} This fits {question.answer_text}."
+        return f"Findings: {_first(question.rationale, 1) or f'{question.question} This fits {question.answer_text}.'}"
     return f"Findings: {_first(question.answer, 2)} Conclusion: this answers the question about {question.focus}."
 
 
 def _report(question: QAExample, evidence: Sequence[str]) -> str:
     if question.is_choice:
-        return f"The best option is {question.answer_text}. {question.rationale}".strip()
+        return f"The best option is {question.answer_text}. {_first(question.rationale, 1)}".strip()
     text = _first(question.answer, 4)
     cautions = [EMERGENCY] if _URGENT.search(text) else []
     if _TREATS.search(text):

@@ -28,11 +28,12 @@ QUIET = {
     "GX_ANALYTICS_ENABLED": "False",
     "TRANSFORMERS_VERBOSITY": os.environ.get("TRANSFORMERS_VERBOSITY", "error"),
     "PYTHONUNBUFFERED": "1",
-    "OMP_WAIT_POLICY": "PASSIVE",
+    "GOMP_SPINCOUNT": "10000",
     "PYTHONWARNINGS": "ignore::FutureWarning,ignore::DeprecationWarning",
 }
-"""Environment of every worker: progress bars of libraries off (they freeze Dagster's page), telemetry off, and no waiting
-for minutes for a tracking server that does not answer (MLflow's own default)."""
+"""Environment of every worker: progress bars of libraries off (they freeze Dagster's page), telemetry off, no waiting
+for minutes for a tracking server that does not answer (MLflow's own default), and threads that wait for work a moment
+only: with OpenMP's default two processes on the same cores spin each other to a standstill."""
 
 
 class Order(Frozen):
