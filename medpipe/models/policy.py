@@ -148,13 +148,15 @@ class Policies:
         self, adapter: str | None, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], batch: int
     ) -> list[float]:
         """Mean log-probability per completion token (nats), one number per row."""
-        means: list[float] = []
+        means = [0.0] * len(prompts)
+        order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]) + len(completions[row]))  # like lengths waste no padding
         with self.use(adapter):
-            for start in range(0, len(prompts), batch):
-                part = completions[start : start + batch]
-                scored = self.score(prompts[start : start + batch], part)
+            for start in range(0, len(order), batch):
+                part = order[start : start + batch]
+                scored = self.score([prompts[row] for row in part], [completions[row] for row in part])
                 sums = torch.zeros(len(part), device=self.device).index_add(0, scored.row_N, scored.logp_N)
-                means += [total / len(row) for total, row in zip(sums.tolist(), part, strict=True)]
+                for row, total in zip(part, sums.tolist(), strict=True):
+                    means[row] = total / len(completions[row])
         return means
 
     @torch.inference_mode()

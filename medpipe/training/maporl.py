@@ -58,13 +58,14 @@ def run(job: Job) -> Outcome:
         draw = random.Random(f"{job.settings.seed}/maporl/{iteration}")
         generator = torch.Generator().manual_seed(draw.getrandbits(63))
         episodes = new_episodes(_questions(rows, settings.questions_per_iteration, settings.choice_share, draw), index, job)
-        crew = Crew(
-            policies, {role: role for role in ROLES}, job.settings.team, settings.temperature, generator, verifier,
-            lambda text, number=iteration + 1: job.report.progress(number - 1, settings.iterations, text),
-        )  # fmt: skip
+
+        def tell(text: str, done: int = iteration) -> None:
+            job.report.progress(done, settings.iterations, text)
+
+        crew = Crew(policies, {role: role for role in ROLES}, job.settings.team, settings.temperature, generator, verifier, tell)
         play(crew, episodes)
         goals = targets(episodes, settings, job.settings.rewards)
-        numbers = update(policies, optimizers, episodes, goals, settings, generator, exact)
+        numbers = update(policies, optimizers, episodes, goals, settings, exact, tell)
         seconds = time.monotonic() - started
         values = {**_measure(episodes, reward), **numbers, "tokens_per_second": _tokens(episodes) / seconds, "seconds": seconds}
         values |= {f"return/{role}": fmean(g for cell, g in goals.items() if cell.role == role) for role in ROLES}

@@ -5,7 +5,7 @@ Called by medpipe/training/maporl.py once an iteration. Left out: value heads (`
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 
 import torch
@@ -41,15 +41,15 @@ def targets(episodes: Sequence[Episode], settings: Maporl, rewards: Rewards) -> 
 
 def update(
     policies: Policies, optimizers: Mapping[Role, torch.optim.Optimizer], episodes: Sequence[Episode], goals: Mapping[Cell, float],
-    settings: Maporl, generator: torch.Generator, exact: bool,
+    settings: Maporl, exact: bool, on_role: Callable[[str], None] | None = None,
 ) -> dict[str, float]:  # fmt: skip
     """One PPO step of every role on its own messages; base and the other roles' adapters stay as they are.
 
     Args:
         policies: adapters named by role (learning) and "start_<role>" (frozen reference).
         goals: G per cell, from `targets`.
-        generator: order of the minibatches.
         exact: enforce the on-policy invariant (fp32); in half precision the difference is only recorded.
+        on_role: told when a role has taken its step.
 
     Raises:
         MedpipeError: the first minibatch is not on-policy, or the KL guard tripped.
@@ -61,8 +61,12 @@ def update(
         batch = [
             (turn, advantages[Cell(e.question.id, e.sample, role, turn.round)]) for e in episodes for turn in e.turns if turn.role == role
         ]
-        for name, values in _update_role(policies, role, optimizers[role], batch, settings, generator, exact).items():
+        # The gradient is summed over the whole batch before its one step, so the order is free: like lengths waste no padding.
+        batch.sort(key=lambda item: len(item[0].prompt) + len(item[0].tokens))
+        for name, values in _update_role(policies, role, optimizers[role], batch, settings, exact).items():
             numbers[name] += values
+        if on_role:
+            on_role(f"{role} took its step")
     means = {name: fmean(values) for name, values in numbers.items() if values}
     means["on_policy_gap"] = max(numbers["on_policy_gap"], default=0.0)
     if means["kl"] > settings.max_kl:
@@ -75,16 +79,15 @@ def update(
 
 def _update_role(
     policies: Policies, role: Role, optimizer: torch.optim.Optimizer, batch: Sequence[tuple[Turn, float]], settings: Maporl,
-    generator: torch.Generator, exact: bool,
+    exact: bool,
 ) -> dict[str, list[float]]:  # fmt: skip
     reference = _reference_logps(policies, role, [turn for turn, _ in batch], settings)
     numbers: dict[str, list[float]] = {name: [] for name in ("kl", "entropy", "clip_fraction", "on_policy_gap", "gradient_norm")}
     total = sum(len(turn.tokens) for turn, _ in batch)
     for epoch in range(settings.epochs):
         optimizer.zero_grad()
-        order = torch.randperm(len(batch), generator=generator).tolist()
-        for start in range(0, len(order), settings.minibatch):
-            chosen = order[start : start + settings.minibatch]
+        for start in range(0, len(batch), settings.minibatch):
+            chosen = range(start, min(start + settings.minibatch, len(batch)))
             turns = [batch[i][0] for i in chosen]
             with policies.use(role, train=True):
                 scored = policies.score([t.prompt for t in turns], [t.tokens for t in turns], settings.temperature)

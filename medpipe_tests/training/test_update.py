@@ -69,7 +69,7 @@ def logp(policies: Policies, role: str, turn: Turn) -> float:
 def step(policies: Policies, episodes: list[Episode], settings: Maporl, **options: Any) -> dict[str, float]:
     optimizers = options.pop("optimizers", None) or optimizers_of(policies)
     goals = targets(episodes, settings, NO_PENALTY)
-    return update(policies, optimizers, episodes, goals, settings, torch.Generator().manual_seed(0), options.pop("exact", True))
+    return update(policies, optimizers, episodes, goals, settings, options.pop("exact", True))
 
 
 def gradient_norm(policies: Policies, role: str, turn: Turn) -> float:
