@@ -2,7 +2,8 @@
 
     kept, dropped = clean(rows, settings.corpus)      # pure
 
-Also written: the funnel, the quarantine, and in the data folder medxpert_complete.jsonl and dataset_summary.json.
+Also written: the funnel, the quarantine, the sources' library (for the evidence index), and in the data folder
+medxpert_complete.jsonl and dataset_summary.json.
 What this leaves out: near-duplicates, removal of markup, decontamination against the benchmarks.
 """
 
@@ -17,7 +18,7 @@ from typing import Any
 from medpipe import NOTICE, store
 from medpipe.config import Corpus
 from medpipe.corpus import expectations
-from medpipe.corpus.sources import QUARANTINE, count_table, sample_table
+from medpipe.corpus.sources import LIBRARY, QUARANTINE, count_table, sample_table
 from medpipe.corpus.splits import export_row, part_of
 from medpipe.corpus.text import clip, compare_key, tidy
 from medpipe.errors import MedpipeError
@@ -55,7 +56,8 @@ def run(job: Job) -> Outcome:
     Raises:
         MedpipeError: no row is left, or the funnel does not add up.
     """
-    rows = [row for name in ORDER if f"sources/{name}" in job.inputs for row in store.read_examples(job.inputs[f"sources/{name}"])]
+    folders = [job.inputs[f"sources/{name}"] for name in ORDER if f"sources/{name}" in job.inputs]
+    rows = [row for folder in folders for row in store.read_examples(folder)]
     job.report.log(f"cleaning {len(rows)} rows")
     kept, dropped = clean(rows, job.settings.corpus)
     funnel = _funnel(rows, kept, dropped)
@@ -71,6 +73,7 @@ def run(job: Job) -> Outcome:
         ({"source": row.source, "id": row.id, "reason": reason, "text": clip(row.question, 200)} for row, reason in dropped),
     )
     store.write_json(job.out / "funnel.json", funnel)
+    store.write_jsonl(job.out / LIBRARY, (passage for folder in folders for passage in store.read_jsonl(folder / LIBRARY)))
     _plot_categories(kept, job.out / "plots" / "categories.png")
     exports = _exports(kept, job)
     counts = Counter(reason for _, reason in dropped)

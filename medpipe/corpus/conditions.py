@@ -36,6 +36,7 @@ class Condition(Frozen):
     symptoms: Listed
     red_flags: Listed
     complications: Listed
+    reference: Listed  # passages for the evidence index, in words that no field above shares
 
 
 def load_conditions(folder: Path) -> list[Condition]:

@@ -1,4 +1,4 @@
-"""BM25 evidence: passages of the training rows' answers, found by the words of a question.
+"""BM25 evidence: passages of the training rows' answers and of the library, found by the words of a question.
 
     EvidenceIndex.build(rows).save(folder)
     EvidenceIndex.load(folder).search("What causes migraine?", k=3)
@@ -29,7 +29,7 @@ CHUNK_CHARS = 400
 
 @dataclass(frozen=True)
 class Passage:
-    """A piece of a training answer; `text` opens with the title, the focus of the row."""
+    """A piece of a training answer or of the library; `text` opens with the title, the row's focus or the library's."""
 
     id: str
     title: str
@@ -51,8 +51,11 @@ class EvidenceIndex:
         return len(self._passages)
 
     @classmethod
-    def build(cls, rows: Iterable[QAExample]) -> EvidenceIndex:
-        """Index the free-text rows; a text that several rows hold becomes one passage.
+    def build(cls, rows: Iterable[QAExample], library: Iterable[dict[str, str]] = ()) -> EvidenceIndex:
+        """Index the free-text rows and the library; a text that several rows hold becomes one passage.
+
+        Args:
+            library: {"id", "title", "text"}: reference texts that are nobody's answer.
 
         Raises:
             MedpipeError: there is no free-text row.
@@ -67,9 +70,14 @@ class EvidenceIndex:
             for number, chunk in enumerate(_chunks(row.answer), 1):
                 entry = {"id": f"{row.id}#{number}", "title": title, "text": f"{title}: {chunk}", "rows": []}
                 passages.setdefault((title.casefold(), chunk), entry)["rows"].append(row.id)
+        for entry in library:
+            title = clip(entry["title"], 80)
+            for number, chunk in enumerate(_chunks(entry["text"]), 1):
+                found = {"id": f"{entry['id']}#{number}", "title": title, "text": f"{title}: {chunk}", "rows": []}
+                passages.setdefault((title.casefold(), chunk), found)
         if not passages:
             raise MedpipeError(
-                got="no free-text row", expected="at least one to take evidence from", where="the training rows",
+                got="no free-text row and no library", expected="a text to take evidence from", where="the training rows",
                 do="add a source with free-text answers (corpus.use, data/custom)",
             )  # fmt: skip
         bm25 = bm25s.BM25()

@@ -28,11 +28,15 @@ MEDTEXT_URL = f"https://huggingface.co/datasets/{MEDTEXT}"
 
 @dataclass
 class Found:
-    """What a source holds: its rows, its bad rows ({"file", "line", "reason"}), and further numbers for its page."""
+    """What a source holds: rows, bad rows ({"file", "line", "reason"}), further numbers for its page, and texts to read up in.
+
+    `library` entries ({"id", "title", "text"}) go into the evidence index only; no row is made from them.
+    """
 
     rows: list[QAExample] = field(default_factory=list)
     quarantined: list[dict[str, Any]] = field(default_factory=list)
     notes: dict[str, Any] = field(default_factory=dict)
+    library: list[dict[str, str]] = field(default_factory=list)
 
     def refuse(self, file: str, line: int, reason: str) -> None:
         """Put one bad row aside."""

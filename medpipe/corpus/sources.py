@@ -25,6 +25,7 @@ from medpipe.job import Job, Outcome, Reporter
 from medpipe.schema import CheckResult, QAExample
 
 QUARANTINE = "quarantine.jsonl"
+LIBRARY = "library.jsonl"
 SAMPLE_CHARS = 200
 
 
@@ -67,7 +68,9 @@ def _medtext(source: Source, settings: Settings, report: Reporter) -> Found:
 def _synthetic(source: Source, settings: Settings, report: Reporter) -> Found:
     conditions = synthetic.load_conditions(settings.data / Path(source.files).parent)
     rows = synthetic.generate(conditions, settings.seed, settings.corpus.choice_questions_per_condition)
-    return Found(rows, notes={"conditions": len(conditions), "choice_questions": sum(row.is_choice for row in rows)})
+    passages = synthetic.library(conditions)
+    notes = {"conditions": len(conditions), "choice_questions": sum(row.is_choice for row in rows), "reference_passages": len(passages)}
+    return Found(rows, notes=notes, library=passages)
 
 
 def _custom(source: Source, settings: Settings, report: Reporter) -> Found:
@@ -107,7 +110,7 @@ def stamp(name: str, settings: Settings) -> dict[str, str]:
 
 
 def run(job: Job) -> Outcome:
-    """Read one source; writes rows.jsonl and quarantine.jsonl."""
+    """Read one source; writes rows.jsonl, quarantine.jsonl and library.jsonl (passages to read up in)."""
     source = SOURCES[job.name.partition("/")[2]]
     papers = {"source": source.title, "licence": source.licence, "citation": source.citation, "url": source.url}
     if source.name not in job.settings.corpus.use:
@@ -120,6 +123,7 @@ def run(job: Job) -> Outcome:
         return _nothing(job, reason, papers, passed=False)
     store.write_examples(job.out, found.rows)
     store.write_jsonl(job.out / QUARANTINE, found.quarantined)
+    store.write_jsonl(job.out / LIBRARY, found.library)
     read_from = stamp(source.name, job.settings)
     if found.quarantined:
         job.report.warn(f"{len(found.quarantined)} bad rows of {source.title} were put aside; see {QUARANTINE}")
@@ -150,5 +154,6 @@ def count_table(rows: list[QAExample], field: str) -> list[dict[str, Any]]:
 def _nothing(job: Job, reason: str, papers: dict[str, Any], *, passed: bool) -> Outcome:
     store.write_examples(job.out, [])
     store.write_jsonl(job.out / QUARANTINE, [])
+    store.write_jsonl(job.out / LIBRARY, [])
     check = CheckResult(name="reachable", passed=passed, description=reason)
     return Outcome({**papers, "rows": 0, "answered": 0, "quarantined": 0}, (check,), status="unreachable", reason=reason)

@@ -17,7 +17,7 @@ from medpipe.corpus.conditions import Condition, load_conditions
 from medpipe.corpus.text import in_words
 from medpipe.schema import QAExample
 
-__all__ = ["Condition", "generate", "load_conditions"]
+__all__ = ["Condition", "generate", "library", "load_conditions"]
 
 
 class Pair(NamedTuple):
@@ -59,6 +59,15 @@ PAIRS = (
     Pair("prognosis", "outlook", "hard", ("What is the outlook for people with {}?", "What is the usual course of {}?")),
     Pair("seek_care", "seek_care", "easy", ("When should someone with {} seek medical care?", "Which situations in {} call for a doctor?")),
 )  # fmt: skip
+
+
+def library(conditions: Sequence[Condition]) -> list[dict[str, str]]:
+    """The reference passages of every condition, for the evidence index: reading up is allowed, also on held-out ones."""
+    return [
+        {"id": f"reference-{condition.id}-{number}", "title": condition.name, "text": text}
+        for condition in conditions
+        for number, text in enumerate(condition.reference, 1)
+    ]
 
 
 def generate(conditions: Sequence[Condition], seed: int, per_condition: int) -> list[QAExample]:

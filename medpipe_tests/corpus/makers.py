@@ -60,4 +60,6 @@ def condition(number: int, specialty: str = "inventology") -> Condition:
     }
     prose = ("definition", "causes", "diagnosis", "treatment", "prevention", "prognosis", "seek_care")
     text = {field: f"Prose about the {field} of condition {mark}." for field in prose}
-    return Condition.model_validate({"id": f"c{number}", "name": f"{mark}itis", "specialty": specialty, **listed, **text})
+    reference = tuple(f"Reading up on {mark}itis, part {n}." for n in range(3))
+    named = {"id": f"c{number}", "name": f"{mark}itis", "specialty": specialty, "reference": reference}
+    return Condition.model_validate({**named, **listed, **text})

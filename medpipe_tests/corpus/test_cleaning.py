@@ -75,6 +75,7 @@ def _inputs(tmp_path: Path, **rows: list[QAExample]) -> dict[str, Path]:
     folders = {f"sources/{name}": tmp_path / "in" / name for name in ORDER}
     for name in ORDER:
         store.write_examples(folders[f"sources/{name}"], rows.get(name, []))
+        store.write_jsonl(folders[f"sources/{name}"] / "library.jsonl", [{"id": name, "title": name, "text": "a text"}])
     return folders
 
 

@@ -88,6 +88,15 @@ def test_another_process_writes_the_very_same_files(index: EvidenceIndex, tmp_pa
     assert trees[0] == trees[1]
 
 
+def test_the_library_is_found_and_is_nobodys_answer() -> None:
+    library = [{"id": "reference-gout-1", "title": "Gout", "text": "Urate in excess settles as needles inside a toe."}]
+    index = EvidenceIndex.build(ROWS, library)
+    best = index.search("needles in a toe", 3)[0]
+    assert (best.id, best.title, best.text) == ("reference-gout-1#1", "Gout", "Gout: Urate in excess settles as needles inside a toe.")
+    assert index.search("needles in a toe", 3, exclude="custom-1")[0] == best
+    assert len(EvidenceIndex.build([], library)) == 1
+
+
 def test_nothing_to_index_and_nothing_to_load(tmp_path: Path) -> None:
     with pytest.raises(MedpipeError, match="no free-text row"):
         EvidenceIndex.build([ROWS[-1]])

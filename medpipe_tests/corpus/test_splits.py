@@ -52,6 +52,9 @@ def test_the_assets_split_export_and_index(tmp_path: Path, settings: Settings, m
     rows = [row(number, focus=f"focus {number // 2}") for number in range(120)]
     clean = tmp_path / "clean"
     store.write_examples(clean, rows)
+    kept_out = next(each for each in rows if part_of(each.focus, settings.corpus, settings.seed) == "heldout")
+    passage = {"id": "reference-1", "title": kept_out.focus, "text": "A zebrafish helps to read up on it."}
+    store.write_jsonl(clean / "library.jsonl", [passage])
     ids: dict[str, set[str]] = {}
     for part in ("train", "validation"):
         job = make_job(f"splits/{part}", settings, {"corpus/clean": clean}, sections=("corpus",))
@@ -71,13 +74,15 @@ def test_the_assets_split_export_and_index(tmp_path: Path, settings: Settings, m
     assert heldout(clean, settings.corpus, settings.seed, "medquad") == []
 
     index = EvidenceIndex.load(tmp_path / "made" / "splits" / "train" / "evidence")
-    kept_out = next(each for each in rows if each.id in ids["heldout"])
-    assert {passage.id.rpartition("#")[0] for passage in index.search(kept_out.answer, 200)} <= ids["train"]
+    assert kept_out.id in ids["heldout"]
+    assert {found.id.rpartition("#")[0] for found in index.search(kept_out.answer, 200)} <= {*ids["train"], "reference-1"}
+    assert [found.id for found in index.search("zebrafish", 5)] == ["reference-1#1"]  # reading up is allowed, on held-out foci too
 
 
 def test_a_part_without_rows_fails_its_checks(tmp_path: Path, settings: Settings, make_job: JobMaker) -> None:
     focus = next(f"focus {number}" for number in range(100) if part_of(f"focus {number}", settings.corpus, settings.seed) == "train")
     store.write_examples(tmp_path / "clean", [row(focus=focus)])
+    store.write_jsonl(tmp_path / "clean" / "library.jsonl", [])
     outcome = run(make_job("splits/validation", settings, {"corpus/clean": tmp_path / "clean"}, sections=("corpus",)))
     assert {check.name: check.passed for check in outcome.checks} == {
         "schema_and_ranges": False, "no_focus_overlap": True, "not_empty": False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import yaml
 from medpipe.config import load_profile
 from medpipe.corpus.conditions import Condition
 from medpipe.corpus.splits import part_of
-from medpipe.corpus.synthetic import PAIRS, generate, load_conditions
+from medpipe.corpus.synthetic import PAIRS, generate, library, load_conditions
 from medpipe.errors import MedpipeError
 from medpipe.roles import PLANS
 from medpipe.schema import LETTERS, QAExample
@@ -31,11 +32,28 @@ def rows(conditions: list[Condition]) -> list[QAExample]:
 
 
 def test_the_bundled_conditions_give_what_is_promised(conditions: list[Condition], rows: list[QAExample]) -> None:
-    assert len(conditions) >= 50
+    assert len(conditions) >= 150
     assert len(rows) == len(conditions) * (len(PAIRS) + 4) == len({row.id for row in rows})
     assert {(row.focus, row.category, row.source) for row in rows} == {(each.name, each.specialty, "synthetic") for each in conditions}
     assert {row.qtype for row in rows if not row.is_choice} == {pair.qtype for pair in PAIRS}
     assert {pair.qtype for pair in PAIRS} <= set(PLANS) | {"red_flags"}  # each kind of question has a plan of its own
+
+
+def test_reference_texts_repeat_no_question_and_no_answer(conditions: list[Condition], rows: list[QAExample]) -> None:
+    told = {row.id: f"{row.question}\n{row.answer_text}\n{row.rationale}" for row in rows}
+    long_runs = {words for text in told.values() for words in runs(text, 8)}
+    passages = library(conditions)
+    assert len({each["id"] for each in passages}) == len(passages) >= 3 * len(conditions)
+    for each in conditions:
+        own = {words for row in rows if row.focus == each.name for words in runs(told[row.id], 6)}
+        for passage in each.reference:
+            assert not runs(passage, 6) & own and not runs(passage, 8) & long_runs, (each.id, passage)
+
+
+def runs(text: str, length: int) -> set[tuple[str, ...]]:
+    """Every run of `length` words."""
+    words = re.findall(r"[a-z0-9]+", text.lower())
+    return {tuple(words[start : start + length]) for start in range(len(words) - length + 1)}
 
 
 def test_seed_0_leaves_enough_conditions_for_every_part(conditions: list[Condition]) -> None:
