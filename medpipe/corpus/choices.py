@@ -153,9 +153,13 @@ def _closeness(one: Condition, other: Condition, words: dict[str, frozenset[str]
 
 def _fits(condition: Condition, findings: Sequence[str]) -> bool:
     """True if each finding shares most of its words with one that is listed for this condition."""
-    listed = [_words(text) for text in (*condition.symptoms, *condition.red_flags, *condition.complications, *condition.risk_factors)]
-    shown = [_words(finding) for finding in findings]
+    listed, shown = _listed(condition), [_words(finding) for finding in findings]
     return all(any(len(words & own) >= 0.6 * len(words) for own in listed) for words in shown)
+
+
+@lru_cache(maxsize=1_000)
+def _listed(condition: Condition) -> tuple[frozenset[str], ...]:
+    return tuple(map(_words, (*condition.symptoms, *condition.red_flags, *condition.complications, *condition.risk_factors)))
 
 
 @lru_cache(maxsize=10_000)  # the same phrases are compared over and over

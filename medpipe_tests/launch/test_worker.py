@@ -110,7 +110,7 @@ def test_a_worker_makes_the_folder_and_writes_its_manifest_last(settings: Settin
     assert [row.question for row in store.read_examples(folder)] == [ROW["question"]]
     manifest = standing_result(order)
     assert manifest is not None
-    assert set(manifest.files) == {"rows.jsonl", "quarantine.jsonl"}
+    assert set(manifest.files) == {"library.jsonl", "rows.jsonl", "quarantine.jsonl"}
     assert manifest.settings == {"corpus": settings.corpus.model_dump(mode="json")}
     assert [check.name for check in manifest.checks] == ["reachable"]
     newest = max(path.stat().st_mtime_ns for path in folder.iterdir())
