@@ -58,23 +58,18 @@ class EvidenceIndex:
             library: {"id", "title", "text"}: reference texts that are nobody's answer.
 
         Raises:
-            MedpipeError: there is no free-text row.
+            MedpipeError: there is no free-text row and no library.
         """
         import bm25s
 
+        texts = [(row.id, row.focus, row.answer, [row.id]) for row in rows if not row.is_choice]
+        texts += [(entry["id"], entry["title"], entry["text"], []) for entry in library]
         passages: dict[tuple[str, str], dict[str, Any]] = {}
-        for row in rows:
-            if row.is_choice:
-                continue
-            title = clip(row.focus, 80)
-            for number, chunk in enumerate(_chunks(row.answer), 1):
-                entry = {"id": f"{row.id}#{number}", "title": title, "text": f"{title}: {chunk}", "rows": []}
-                passages.setdefault((title.casefold(), chunk), entry)["rows"].append(row.id)
-        for entry in library:
-            title = clip(entry["title"], 80)
-            for number, chunk in enumerate(_chunks(entry["text"]), 1):
-                found = {"id": f"{entry['id']}#{number}", "title": title, "text": f"{title}: {chunk}", "rows": []}
-                passages.setdefault((title.casefold(), chunk), found)
+        for id, focus, text, owners in texts:
+            title = clip(focus, 80)
+            for number, chunk in enumerate(_chunks(text), 1):
+                passage = {"id": f"{id}#{number}", "title": title, "text": f"{title}: {chunk}", "rows": []}
+                passages.setdefault((title.casefold(), chunk), passage)["rows"] += owners
         if not passages:
             raise MedpipeError(
                 got="no free-text row and no library", expected="a text to take evidence from", where="the training rows",
