@@ -153,13 +153,13 @@ def _closeness(one: Condition, other: Condition, words: dict[str, frozenset[str]
 
 def _fits(condition: Condition, findings: Sequence[str]) -> bool:
     """True if each finding shares most of its words with one that is listed for this condition."""
-    listed, shown = _listed(condition), [_words(finding) for finding in findings]
-    return all(any(len(words & own) >= 0.6 * len(words) for own in listed) for words in shown)
+    listed = _stems((*condition.symptoms, *condition.red_flags, *condition.complications, *condition.risk_factors))
+    return all(any(len(words & own) >= 0.6 * len(words) for own in listed) for words in _stems(tuple(findings)))
 
 
 @lru_cache(maxsize=1_000)
-def _listed(condition: Condition) -> tuple[frozenset[str], ...]:
-    return tuple(map(_words, (*condition.symptoms, *condition.red_flags, *condition.complications, *condition.risk_factors)))
+def _stems(findings: tuple[str, ...]) -> tuple[frozenset[str], ...]:
+    return tuple(map(_words, findings))
 
 
 @lru_cache(maxsize=10_000)  # the same phrases are compared over and over
