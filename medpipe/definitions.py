@@ -1,4 +1,4 @@
-"""The whole graph in one table: assets, jobs, the weekly schedule and what the assets are given.
+"""The whole graph in one table: assets, jobs, what starts them by itself, and what the assets are given.
 
     dagster asset materialize -m medpipe.definitions --select '*'      # the profile is MEDPIPE_PROFILE, or quickstart
     dagster dev                                                        # the same graph on a page (workspace.yaml)
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dagster as dg
 
-from medpipe.assets import corpus, evaluation, models
+from medpipe.assets import automation, corpus, evaluation, models
 from medpipe.assets.console import console
 from medpipe.resources import Launcher, Profile, RefStore
 
@@ -38,18 +38,11 @@ JOBS = {
     "everything": dg.define_asset_job("everything", dg.AssetSelection.all(), description="The whole graph."),
 }
 
-WEEKLY = dg.ScheduleDefinition(
-    name="weekly_retraining",
-    job=JOBS["everything"],
-    cron_schedule="0 3 * * 0",
-    execution_timezone="UTC",
-    description="Every Sunday at 03:00 UTC; what has not changed is not made again. Off until switched on.",
-)
-
 defs = dg.Definitions(
     assets=ASSETS,
     jobs=list(JOBS.values()),
-    schedules=[WEEKLY],
+    schedules=[automation.WEEKLY],
+    sensors=[automation.custom_rows],
     resources={"profile": profile, "launcher": Launcher(profile=profile), "io_manager": RefStore(profile=profile)},
     executor=dg.multiprocess_executor.configured({"start_method": {"forkserver": {"preload_modules": ["medpipe.definitions"]}}}),
     loggers={"console": console},

@@ -42,7 +42,11 @@ class QAExample(Frozen):
     options: tuple[str, ...] = ()
     rationale: str = ""
     context: tuple[str, ...] = ()
+    synonyms: tuple[str, ...] = ()  # other names of the focus, as the source gives them
+    cuis: tuple[str, ...] = ()  # the focus' concept identifiers in the UMLS
+    semantic_types: tuple[str, ...] = ()  # UMLS semantic types, "T047"
     url: str = ""
+    origin: str = ""  # where in its source the row stands: "file" or "file:line"
 
     @model_validator(mode="after")
     def _answer_names_an_option(self) -> QAExample:

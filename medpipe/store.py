@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -54,31 +54,60 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+@contextmanager
+def jsonl_writer(path: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Yield a function that adds one JSON object as a line; the file appears whole at the end, or not at all."""
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as handle:
+        yield lambda row: print(json.dumps(row, ensure_ascii=False), file=handle)
+
+
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> int:
     """Write one JSON object a line, atomically; returns the number of lines."""
     count = 0
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as handle:
+    with jsonl_writer(path) as write:
         for row in rows:
-            handle.write(json.dumps(row, ensure_ascii=False) + "\n")
+            write(row)
             count += 1
     return count
 
 
+def iter_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a JSON-lines file that this project wrote, one after the other."""
+    with path.open(encoding="utf-8") as handle:
+        yield from map(json.loads, handle)
+
+
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Read a JSON-lines file that this project wrote."""
-    with path.open(encoding="utf-8") as handle:
-        return [json.loads(line) for line in handle]
+    return list(iter_jsonl(path))
+
+
+@contextmanager
+def examples_writer(folder: Path) -> Iterator[Callable[[QAExample], None]]:
+    """Yield a function that adds one row to a folder's rows, which appear whole at the end, or not at all."""
+    with atomic_path(folder / ROWS) as temporary, temporary.open("w", encoding="utf-8") as handle:
+        yield lambda row: print(row.model_dump_json(), file=handle)
 
 
 def write_examples(folder: Path, rows: Iterable[QAExample]) -> int:
     """Write question-answer rows into a folder; returns their number."""
-    return write_jsonl(folder / ROWS, (row.model_dump() for row in rows))
+    count = 0
+    with examples_writer(folder) as write:
+        for row in rows:
+            write(row)
+            count += 1
+    return count
+
+
+def iter_examples(folder: Path) -> Iterator[QAExample]:
+    """The question-answer rows of a folder, one after the other."""
+    with (folder / ROWS).open("rb") as handle:
+        yield from map(QAExample.model_validate_json, handle)
 
 
 def read_examples(folder: Path) -> list[QAExample]:
     """Read the question-answer rows of a folder."""
-    with (folder / ROWS).open("rb") as handle:
-        return [QAExample.model_validate_json(line) for line in handle]
+    return list(iter_examples(folder))
 
 
 def sha256_file(path: Path) -> str:

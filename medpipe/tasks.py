@@ -50,16 +50,21 @@ def code_hash(names: tuple[str, ...]) -> str:
     return total.hexdigest()
 
 
-PEOPLE = ("roles.py", "corpus/evidence.py", "corpus/text.py", "models", "team")
+PEOPLE = ("roles.py", "corpus/evidence.py", "corpus/shingles.py", "corpus/text.py", "models", "team")
 """Code on which every task depends that lets the four roles speak."""
 
 TASKS: dict[str, Task] = {
     "source": Task("medpipe.corpus.sources:run", ("corpus",), ("corpus",)),
+    "benchmarks": Task("medpipe.corpus.benchmarks:run", (), ("corpus",)),
     "clean": Task("medpipe.corpus.cleaning:run", ("corpus",), ("corpus", "roles.py")),
     "split": Task("medpipe.corpus.splits:run", ("corpus",), ("corpus", "roles.py")),
     "base": Task("medpipe.models.base:run", ("model",), ("models/tiny.py", "roles.py")),
-    "sft": Task("medpipe.training.sft:run", ("model", "training", "team"), ("training/losses.py", *PEOPLE)),
-    "maporl": Task("medpipe.training.maporl:run", ("model", "team", "rewards", "maporl"), ("training", "rewards", *PEOPLE)),
+    "sft": Task("medpipe.training.sft:run", ("model", "training", "team"), ("training/losses.py", "corpus/validation.py", *PEOPLE)),
+    "maporl": Task(
+        "medpipe.training.maporl:run",
+        ("model", "team", "rewards", "maporl"),
+        ("training", "rewards", "corpus/validation.py", *PEOPLE),
+    ),
     "benchmark": Task(
         "medpipe.evaluation.evaluate:run",
         ("corpus", "model", "team", "rewards", "evaluation"),

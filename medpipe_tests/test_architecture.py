@@ -40,6 +40,8 @@ VENDORS = {  # import → where it may stand
     "peft": ("models", "training"),
     "sentence_transformers": ("rewards/similarity",),
     "bm25s": ("corpus/evidence",),
+    "rensa": ("corpus/shingles",),
+    "ftfy": ("corpus/repair",),
     "datasets": ("corpus",),
     "gguf": ("models",),
     "typer": ("cli",),

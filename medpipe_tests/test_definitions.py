@@ -29,6 +29,7 @@ KEYS = [
     "models/reporter",
     "models/researcher",
     "release/report",
+    "sources/benchmarks",
     "sources/custom",
     "sources/medquad",
     "sources/medtext",
@@ -103,22 +104,36 @@ def test_a_model_carries_a_blocking_check(key: str) -> None:
 
 
 @pytest.mark.parametrize("key", DATA)
-def test_training_data_carries_checks_and_all_of_them_block(key: str) -> None:
-    checks = checks_of(key)
-    assert "schema_and_ranges" in {check.name for check in checks}
-    assert all(check.blocking for check in checks)
+def test_training_data_carries_checks_and_those_that_only_tell_are_these(key: str) -> None:
+    blocking = {check.name for check in checks_of(key) if check.blocking}
+    assert "schema_and_ranges" in blocking and ("no_focus_overlap" in blocking) == key.startswith("splits/")
+    assert {check.name for check in checks_of(key)} - blocking <= {"drift", "decontaminated", "shares_by_source"}
 
 
-def test_a_source_that_cant_be_had_blocks_nothing() -> None:
+def test_a_source_that_cant_be_had_blocks_nothing_and_wrong_rows_do() -> None:
     for key in KEYS:
         if key.startswith("sources/"):
-            assert [(check.name, check.blocking) for check in checks_of(key)] == [("reachable", False)]
+            checked = {"schema_and_ranges": True, "drift": False} if key != "sources/benchmarks" else {}
+            assert {check.name: check.blocking for check in checks_of(key)} == {"reachable": False, **checked}
+
+
+def test_benchmarks_say_that_they_are_for_evaluation_only() -> None:
+    assert "evaluation only" in (specs()["sources/benchmarks"].description or "")
 
 
 def test_arrows_go_from_sources_to_the_report() -> None:
     graph = defs.resolve_asset_graph()
     parents = {key: sorted(parent.to_user_string() for parent in graph.get(dg.AssetKey(key.split("/"))).parent_keys) for key in KEYS}
-    assert parents["corpus/clean"] == ["sources/custom", "sources/medquad", "sources/medtext", "sources/synthetic"]
+    assert parents["corpus/clean"] == [
+        "sources/benchmarks",
+        "sources/custom",
+        "sources/medquad",
+        "sources/medtext",
+        "sources/synthetic",
+    ]
+    assert parents["sources/benchmarks"] == []
+    readers = [key for key in KEYS if "sources/benchmarks" in parents[key]]
+    assert readers == ["corpus/clean", *(key for key in KEYS if key.startswith("evaluation/") and key != "evaluation/leaderboard")]
     assert parents["splits/train"] == parents["splits/validation"] == ["corpus/clean"]
     assert parents["models/base"] == []
     for role in ROLES:

@@ -11,6 +11,7 @@ from medpipe.config import Settings, load_profile
 from medpipe.job import Job
 from medpipe.launch.worker import WorkReporter
 from medpipe.schema import ROLES, QAExample
+from medpipe_tests.valid import mark_valid
 
 DATA = Path(__file__).parents[1] / "data"
 SIZES = {"team.max_prompt_tokens": 360, "training.max_length": 420, "training.max_completion": 40}
@@ -68,7 +69,7 @@ def make_adapters(base: Path, root: Path) -> dict[str, Path]:
 def make_splits(root: Path) -> dict[str, Path]:
     """Splits of the bundled corpus by the corpus functions: 40 conditions, with the evidence index of the training rows."""
     from medpipe.corpus.evidence import EvidenceIndex
-    from medpipe.corpus.splits import part_of
+    from medpipe.corpus.groups import part_of
     from medpipe.corpus.synthetic import generate, load_conditions
 
     settings = tiny_settings()
@@ -78,6 +79,7 @@ def make_splits(root: Path) -> dict[str, Path]:
         chosen = [row for row in rows if part_of(row.focus, settings.corpus, settings.seed) == part]
         folders[f"splits/{part}"] = root / part
         store.write_examples(root / part, chosen)
+        mark_valid(root / part)
         if part == "train":
             EvidenceIndex.build(chosen).save(root / part / "evidence")
     return folders

@@ -4,6 +4,7 @@ import dagster as dg
 from dagster import AssetExecutionContext
 
 from medpipe.assets.present import HANDED_OVER, check_specs
+from medpipe.corpus import benchmarks
 from medpipe.corpus.sources import SOURCES, stamp
 from medpipe.resources import Launcher, Profile
 from medpipe.schema import Ref
@@ -26,15 +27,24 @@ def source_asset(name: str) -> dg.AssetsDefinition:
     return load
 
 
-sources = [source_asset(name) for name in SOURCES]
+@dg.asset(
+    key=["sources", "benchmarks"], group_name="sources", kinds={"table"}, owners=OWNERS, dagster_type=HANDED_OVER,
+    check_specs=check_specs("sources/benchmarks"),
+)  # fmt: skip
+def benchmark_files(context: AssetExecutionContext, launcher: Launcher, profile: Profile) -> dg.MaterializeResult:
+    """The published benchmarks' questions, for evaluation only: what training must not contain, and what is asked later."""
+    return launcher.make(context, "sources/benchmarks", "benchmarks", {}, extra=benchmarks.stamp(profile.settings(), context.run_id))
+
+
+sources = [*(source_asset(name) for name in SOURCES), benchmark_files]
 
 
 @dg.asset(
     key=["corpus", "clean"], group_name="corpus", kinds={"table", "greatexpectations"}, owners=OWNERS, dagster_type=HANDED_OVER,
-    ins={name: dg.AssetIn(["sources", name]) for name in SOURCES}, check_specs=check_specs("corpus/clean"),
+    ins={name: dg.AssetIn(["sources", name]) for name in (*SOURCES, "benchmarks")}, check_specs=check_specs("corpus/clean"),
 )  # fmt: skip
 def clean(context: AssetExecutionContext, launcher: Launcher, **refs: Ref) -> dg.MaterializeResult:
-    """All sources as one table: repaired, bounded in length, without duplicates, each dropped row with its reason."""
+    """All sources as one table: repaired, bounded in length, without duplicates or benchmark questions, each drop with its reason."""
     return launcher.make(context, "corpus/clean", "clean", {f"sources/{name}": ref for name, ref in refs.items()})
 
 

@@ -13,14 +13,14 @@ from medpipe.assets.corpus import OWNERS
 from medpipe.assets.present import HANDED_OVER
 from medpipe.config import Settings
 from medpipe.corpus.sources import SOURCES
-from medpipe.evaluation.benchmarks import BENCHMARKS, stamp
+from medpipe.evaluation.benchmarks import BENCHMARKS
 from medpipe.launch.devices import place_team
 from medpipe.resources import Launcher, Profile, without_value
 from medpipe.schema import ROLES, Ref
 
 LEADERBOARD = dg.AssetKey(["evaluation", "leaderboard"])
 TRAINED = ["splits/train", "models/base", *(f"models/{role}" for role in ROLES), "models/maporl_team"]
-EVALUATED = ["corpus/clean", *TRAINED]
+EVALUATED = ["sources/benchmarks", "corpus/clean", *TRAINED]
 REPORTED = ["corpus/clean", "splits/validation", *TRAINED]
 
 
@@ -59,8 +59,7 @@ def evaluation_assets(settings: Settings) -> dg.AssetsDefinition:
         results: dict[str, Ref] = {}
         for name in BENCHMARKS:
             if benchmark_key(name) in context.selected_asset_keys:
-                extra = stamp(name, profile.settings())
-                made = launcher.make(context, f"evaluation/{name}", "benchmark", by_key(refs), place_team(profile.settings()), extra)
+                made = launcher.make(context, f"evaluation/{name}", "benchmark", by_key(refs), place_team(profile.settings()))
                 results[name] = made.value
                 if made.value.status == "ok":
                     yield without_value(made)

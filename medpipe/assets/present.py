@@ -17,13 +17,26 @@ HANDED_OVER = dg.DagsterType(lambda _, value: isinstance(value, Ref), "Ref", des
 Spec = tuple[str, str, bool]  # name, description, blocking
 
 DATA = ("schema_and_ranges", "rows have the right columns, lengths and values (Great Expectations)", True)
+DRIFT = ("drift", "the rows look like those of the last version", False)
 CHECKS: dict[str, tuple[Spec, ...]] = {
-    **{f"sources/{name}": (("reachable", "the source could be read", False),) for name in ("medquad", "medtext", "synthetic", "custom")},
-    "corpus/clean": (DATA, ("unique_ids", "no id twice", True), ("funnel_adds_up", "rows in = rows kept + rows dropped, by source", True)),
+    **{
+        f"sources/{name}": (("reachable", "the source could be read", False), DATA, DRIFT)
+        for name in ("medquad", "medtext", "synthetic", "custom")
+    },
+    "sources/benchmarks": (("reachable", "every benchmark could be read", False),),
+    "corpus/clean": (
+        DATA,
+        DRIFT,
+        ("unique_ids", "no id twice", True),
+        ("funnel_adds_up", "rows in = rows kept + rows dropped, by source", True),
+        ("decontaminated", "no row shows a question of a benchmark", False),
+    ),
     **{
         f"splits/{part}": (
             DATA,
-            ("no_focus_overlap", "no condition on two sides of the split", True),
+            DRIFT,
+            ("no_focus_overlap", "no disease, synonym or UMLS concept on two sides of the split", True),
+            ("shares_by_source", "each source is split in the shares that the profile asks for", False),
             ("not_empty", "there are rows", True),
         )
         for part in ("train", "validation")

@@ -3,7 +3,8 @@
 Distractors are chosen by clinical closeness: 1 for the same specialty, plus the share of words that the two conditions'
 symptoms and risk factors have in common (Jaccard). Each question aims at the nine closest, at a mixture, or at far ones;
 its difficulty is then read off what was chosen: a mean closeness of 0.45 and more is hard, 0.2 and more medium.
-A condition that fits all findings shown is never a distractor, and a finding that gives the name away is never shown.
+A condition that fits all findings shown is never a distractor, and a finding that gives the name or a synonym away is
+never shown. `ask` and `fitting` also serve the cases of medpipe/corpus/synthetic.py.
 What this leaves out: synonyms of findings, and prevalence.
 """
 
@@ -11,17 +12,19 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
+from itertools import permutations
 from typing import NamedTuple
 
 from medpipe.corpus.conditions import Condition
-from medpipe.corpus.text import in_words
+from medpipe.corpus.text import compare_key, in_words
 from medpipe.errors import MedpipeError
 from medpipe.schema import LETTERS, QAExample
 
 OPTIONS = 10
 HARD, MEDIUM = 0.45, 0.2  # mean closeness of the distractors
+SAME = 0.6  # share of a finding's words that another one must hold to count as the same
 TRIES = 200  # draws of findings before a condition counts as exhausted
 _GENERIC = {"acute", "chronic", "disease", "disorder", "syndrome", "infection", "generalized", "type", "history", "with", "from", "after"}
 
@@ -44,8 +47,9 @@ KINDS = (
     ),
     Kind(
         "warning", (("symptoms", 2), ("red_flags", 1)),
-        ("A person has had {}. Now there is a warning sign: {}. Which condition explains this best?",
-         "Which condition explains {} best, when this warning sign appears: {}?"),
+        # A warning sign often speaks for another, graver condition: the question must not say that this one explains it.
+        ("A person has had {}. In the condition that fits best, this would be a warning sign: {}. Which condition is it?",
+         "Which condition presents with {}, and calls for urgent care when this appears: {}?"),
         "A warning sign in it: {}.",
     ),
     Kind(
@@ -80,12 +84,14 @@ def choice_questions(conditions: Sequence[Condition], seed: int, per_condition: 
         chance = random.Random(f"{seed}/{condition.id}/choices")
         close = {other.id: _closeness(condition, other, words) for other in conditions if other.id != condition.id}
         others = sorted((other for other in conditions if other.id != condition.id), key=lambda other: (-close[other.id], other.id))
-        asked: set[str] = set()
+        asked: dict[Kind, list[frozenset[str]]] = {kind: [] for kind in KINDS}
         for number in range(per_condition):
             kind = KINDS[number % len(KINDS)]
-            question, shown = _ask(condition, kind, chance, asked)
+            wording, shown = ask(condition, kind, chance, asked[kind])
+            question = wording.format(*map(in_words, shown))
             findings = [finding for group in shown for finding in group]
-            fair = [other for other in others if not _fits(other, findings) and other.name.lower() not in question.lower()]
+            unfair, said = set(fitting(findings, others)), question.lower()
+            fair = [other for other in others if other.id not in unfair and other.name.lower() not in said]
             wrong = _distractors(fair, (index + number) % 3, chance)
             if len(wrong) < OPTIONS - 1:
                 raise MedpipeError(
@@ -114,21 +120,26 @@ def choice_questions(conditions: Sequence[Condition], seed: int, per_condition: 
     return rows
 
 
-def _ask(condition: Condition, kind: Kind, chance: random.Random, asked: set[str]) -> tuple[str, list[list[str]]]:
-    """A question of this kind about findings that were not asked together before, and those findings by group."""
-    name = _words(condition.name)
+def ask(condition: Condition, kind: Kind, chance: random.Random, asked: list[frozenset[str]]) -> tuple[str, list[list[str]]]:
+    """One of this kind's wordings, and findings by group of which at most half were asked together before.
+
+    Args:
+        asked: the findings of each earlier question of this kind; the new ones are added to it.
+
+    Raises:
+        MedpipeError: the condition's facts give no further question.
+    """
+    usable = [[finding for finding in getattr(condition, field) if not _tells(condition, finding)] for field, _ in kind.shows]
     for _ in range(TRIES):
-        shown = []
-        for field, count in kind.shows:
-            usable = [finding for finding in getattr(condition, field) if not name & _words(finding)]
-            shown.append(chance.sample(usable, min(count, len(usable))))
-        key = f"{kind.name} {sorted(finding for group in shown for finding in group)}"
-        if all(shown) and key not in asked:
-            asked.add(key)
-            return chance.choice(kind.questions).format(*map(in_words, shown)), shown
+        shown = [chance.sample(found, min(count, len(found))) for found, (_, count) in zip(usable, kind.shows, strict=True)]
+        findings = frozenset(finding for group in shown for finding in group)
+        if all(shown) and all(2 * len(findings & earlier) <= len(findings) for earlier in asked) and not _repeats(findings):
+            asked.append(findings)
+            return chance.choice(kind.questions), shown
     raise MedpipeError(
-        got=f"fewer than {len(asked) + 1} different questions", expected="enough facts that do not give the name away",
-        where=f"data/synthetic, {condition.id}", do="lower corpus.choice_questions_per_condition or add facts",
+        got=f"fewer than {len(asked) + 1} different questions of the kind {kind.name}",
+        expected="enough facts that do not give the name away", where=f"data/synthetic, {condition.id}",
+        do="add facts or lower corpus.choice_questions_per_condition",
     )  # fmt: skip
 
 
@@ -142,8 +153,8 @@ def _distractors(others: Sequence[Condition], aim: int, chance: random.Random) -
 
 def _rationale(condition: Condition, kind: Kind, shown: list[list[str]]) -> str:
     findings, last = in_words(shown[0]), in_words(shown[-1])
-    verb = "point" if len(shown[0]) > 1 else "points"
-    return f"{findings[0].upper()}{findings[1:]} {verb} to {condition.name}. {kind.second.format(last)}"
+    verb = "suggest" if len(shown[0]) > 1 else "suggests"
+    return f"{findings[0].upper()}{findings[1:]} {verb} {condition.name}. {kind.second.format(last)}"
 
 
 def _closeness(one: Condition, other: Condition, words: dict[str, frozenset[str]]) -> float:
@@ -151,15 +162,37 @@ def _closeness(one: Condition, other: Condition, words: dict[str, frozenset[str]
     return (one.specialty == other.specialty) + len(a & b) / len(a | b)
 
 
-def _fits(condition: Condition, findings: Sequence[str]) -> bool:
-    """True if each finding shares most of its words with one that is listed for this condition."""
-    listed = _stems((*condition.symptoms, *condition.red_flags, *condition.complications, *condition.risk_factors))
-    return all(any(len(words & own) >= 0.6 * len(words) for own in listed) for words in _stems(tuple(findings)))
+def fitting(findings: Sequence[str], conditions: Sequence[Condition]) -> list[str]:
+    """The ids of those conditions that all findings fit: each shares most of its words with one that is listed there."""
+    wanted, _ = _stems(tuple(findings))
+    found = []
+    for condition in conditions:
+        listed, together = _stems((*condition.symptoms, *condition.red_flags, *condition.complications, *condition.risk_factors))
+        # The quick look first: nearly all conditions fall out here.
+        if all(len(words & together) >= SAME * len(words) for words in wanted) and all(
+            any(len(words & own) >= SAME * len(words) for own in listed) for words in wanted
+        ):
+            found.append(condition.id)
+    return found
+
+
+def _repeats(findings: Collection[str]) -> bool:
+    """True if all words of one finding stand in another: "new confusion", "new confusion in an older adult"."""
+    said = [set(compare_key(finding).split()) for finding in findings]
+    return any(one <= other for one, other in permutations(said, 2))
+
+
+def _tells(condition: Condition, finding: str) -> bool:
+    """True if the finding gives the condition away: by a word of its name, or by a whole synonym."""
+    said = f" {compare_key(finding)} "
+    return bool(_words(condition.name) & _words(finding)) or any(f" {compare_key(each)} " in said for each in condition.synonyms)
 
 
 @lru_cache(maxsize=1_000)
-def _stems(findings: tuple[str, ...]) -> tuple[frozenset[str], ...]:
-    return tuple(map(_words, findings))
+def _stems(findings: tuple[str, ...]) -> tuple[tuple[frozenset[str], ...], frozenset[str]]:
+    """The stems of each finding, and of all together."""
+    each = tuple(map(_words, findings))
+    return each, frozenset().union(*each)
 
 
 @lru_cache(maxsize=10_000)  # the same phrases are compared over and over

@@ -1,185 +1,211 @@
-"""The asset corpus/clean: all sources' rows, tidied, with what can't be used dropped and counted.
+"""The asset corpus/clean: all sources' rows as one table, each drop with its reason, none that shows a benchmark's question.
 
-    kept, dropped = clean(rows, settings.corpus)      # pure
-
-Also written: the funnel, the quarantine, the sources' library (for the evidence index), and in the data folder
-medxpert_complete.jsonl and dataset_summary.json.
-What this leaves out: near-duplicates, removal of markup, decontamination against the benchmarks.
+Writes rows.jsonl, parts.jsonl (side and group of each row), quarantine.parquet (dropped rows with reason and detail),
+funnel.json, contamination.json (what matched what), library.jsonl (passages for the evidence index), validation.json
+and docs/; and in the data folder medxpert_complete.jsonl and dataset_summary.json. What happens to a row is in funnel.py.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from medpipe import NOTICE, store
-from medpipe.config import Corpus
-from medpipe.corpus import expectations
-from medpipe.corpus.sources import LIBRARY, QUARANTINE, count_table, sample_table
-from medpipe.corpus.splits import export_row, part_of
-from medpipe.corpus.text import clip, compare_key, tidy
+from medpipe.corpus import expectations, plots
+from medpipe.corpus.contamination import Items
+from medpipe.corpus.funnel import CONTAMINATED, NEARLY_SAME, ORDER, REASONS, Dropped, Funnel, Kept
+from medpipe.corpus.sources import LIBRARY, sample_table
+from medpipe.corpus.splits import PARTS, export_row
+from medpipe.corpus.text import clip
 from medpipe.errors import MedpipeError
 from medpipe.job import Job, Outcome
 from medpipe.schema import CheckResult, QAExample
 
-ORDER = ("custom", "synthetic", "medtext", "medquad")  # of two equal rows the one from the earlier source stays
-REASONS = (
-    "question too short", "question too long", "answer too short", "answer too long", "exact duplicate question and answer",
-)  # fmt: skip
+QUARANTINE = "quarantine.parquet"
+COMPLETE, SUMMARY = "medxpert_complete.jsonl", "dataset_summary.json"
+BENCHMARKS = "sources/benchmarks"
+SHOWN_MATCHES = 20
 COLOURS: dict[str, str] = dict(
     zip(ORDER, ("#009E73", "#0072B2", "#CC79A7", "#E69F00"), strict=True)
 )  # Okabe and Ito: told apart by the colour-blind
-PLOTTED = 15  # categories
-
-
-def clean(rows: Iterable[QAExample], corpus: Corpus) -> tuple[list[QAExample], list[tuple[QAExample, str]]]:
-    """Tidy the rows and drop what can't be used; returns (kept, [(dropped row, reason)]), both in the order of sources."""
-    kept: list[QAExample] = []
-    dropped: list[tuple[QAExample, str]] = []
-    seen: set[bytes] = set()
-    for row in sorted(rows, key=lambda row: ORDER.index(row.source)):
-        row = _tidy(row)
-        reason = _reason(row, corpus) or _duplicate(row, seen)
-        if reason:
-            dropped.append((row, reason))
-        else:
-            kept.append(row)
-    return kept, dropped
 
 
 def run(job: Job) -> Outcome:
-    """Clean the rows of all sources; writes rows.jsonl, quarantine.jsonl, funnel.json and the data exports.
+    """Clean the rows of all sources against all benchmarks.
 
     Raises:
         MedpipeError: no row is left, or the funnel does not add up.
     """
     folders = [job.inputs[f"sources/{name}"] for name in ORDER if f"sources/{name}" in job.inputs]
-    rows = [row for folder in folders for row in store.read_examples(folder)]
-    job.report.log(f"cleaning {len(rows)} rows")
-    kept, dropped = clean(rows, job.settings.corpus)
-    funnel = _funnel(rows, kept, dropped)
-    check_funnel(funnel)
+    known = store.read_json(job.inputs[BENCHMARKS] / "benchmarks.json")
+    items = Items.of(store.read_examples(job.inputs[BENCHMARKS]))
+    with ExitStack() as stack:
+        drop = stack.enter_context(_quarantine(job.out / QUARANTINE))
+        funnel = Funnel(job.settings.corpus, job.settings.seed, items, job.scratch, drop)
+        for folder in folders:
+            funnel.pour(_told(store.iter_examples(folder), job, folder.name))
+        job.report.log("looking for near duplicates")
+        written = _write(funnel.kept(), job.out)
+    table = funnel.table()
+    came, kept = sum(funnel.counts[name, "in"] for name in ORDER), sum(funnel.counts[name, "kept"] for name in ORDER)
     if not kept:
         raise MedpipeError(
-            got=f"an empty corpus (0 of {len(rows)} rows left)", expected="at least one row", where="corpus/clean",
+            got=f"an empty corpus (0 of {came} rows left)", expected="at least one row", where="corpus/clean",
             do="add synthetic to corpus.use, put rows into data/custom, or set MEDPIPE_MIRROR",
         )  # fmt: skip
-    store.write_examples(job.out, kept)
-    store.write_jsonl(
-        job.out / QUARANTINE,
-        ({"source": row.source, "id": row.id, "reason": reason, "text": clip(row.question, 200)} for row, reason in dropped),
-    )
-    store.write_json(job.out / "funnel.json", funnel)
-    store.write_jsonl(job.out / LIBRARY, (passage for folder in folders for passage in store.read_jsonl(folder / LIBRARY)))
-    _plot_categories(kept, job.out / "plots" / "categories.png")
-    exports = _exports(kept, job)
-    counts = Counter(reason for _, reason in dropped)
-    job.report.log(f"kept {len(kept)} of {len(rows)} rows")
-    metadata = {
-        "rows": len(kept), "dropped": len(dropped), "funnel": {"table": funnel}, "samples": {"table": sample_table(kept)},
-        "drop_reasons": {"table": [{"reason": reason, "rows": counts[reason]} for reason in REASONS]},
+    library = _write_library(folders, items, job.out)
+    matches = [
+        {"source": source, "row": id, "benchmark": match.benchmark, "item": match.item, "how": match.how, "words": clip(match.words, 200)}
+        for source, id, match in funnel.matches
+    ]
+    store.write_json(job.out / "funnel.json", table)
+    store.write_json(job.out / "contamination.json", {"matches": matches, "against": known})
+    plots.categories(written.categories, job.out / "plots" / "categories.png", ORDER, COLOURS)
+    store.write_json(job.out / SUMMARY, written.summary())
+    job.report.log(f"kept {kept} of {came} rows")
+    metadata: dict[str, Any] = {
+        "rows": kept, "dropped": came - kept, "near_duplicates": sum(funnel.counts[name, NEARLY_SAME] for name in ORDER),
+        "contaminated": sum(funnel.counts[name, CONTAMINATED] for name in ORDER), "library_passages": library,
+        "funnel": {"table": table}, "by_source": {"table": _by_source(funnel)}, "samples": {"table": sample_table(written.samples)},
+        "decontaminated_against": {"table": [{"benchmark": name, **_told_of(entry)} for name, entry in known.items()]},
+        "contaminated_rows": {"table": matches[:SHOWN_MATCHES]},
         "categories": {"image": "plots/categories.png", "alt": "bars: rows per category, stacked by source"},
+        "validation_report": {"file": "docs/index.html"},
     }  # fmt: skip
-    ids = {row.id for row in kept}
+    previous = job.settings.outputs / job.name
     checks = (
-        expectations.validate(kept, "corpus", job.settings.corpus),
+        *expectations.validate(store.iter_examples(job.out), "clean", "corpus", job.settings.corpus, job.out, previous=previous),
         CheckResult(
-            name="unique_ids", passed=len(ids) == len(kept), description="no id stands twice", values={"ids": len(ids), "rows": len(kept)}
+            name="unique_ids", passed=written.ids == kept, description="no id stands twice", values={"ids": written.ids, "rows": kept}
         ),
-        CheckResult(
-            name="funnel_adds_up", passed=True, description="per source, rows in equal rows kept and dropped", values={"rows_in": len(rows)}
-        ),
+        CheckResult(name="funnel_adds_up", passed=True, description="per source, rows in = rows kept + dropped", values={"rows_in": came}),
+        _decontaminated(known),
     )
-    return Outcome(metadata, checks, exports)
+    return Outcome(metadata, checks, {name: job.settings.data / name for name in (COMPLETE, SUMMARY)})
 
 
-def check_funnel(funnel: Sequence[dict[str, Any]]) -> None:
-    """Raise MedpipeError where a source's rows in are not the sum of its rows kept and dropped."""
-    for source in {step["source"] for step in funnel}:
-        steps = {step["step"]: step["rows"] for step in funnel if step["source"] == source}
-        rest = sum(count for name, count in steps.items() if name != "in")
-        if rest != steps["in"]:
-            raise MedpipeError(
-                got=f"{rest} rows of {source} kept or dropped", expected=f"{steps['in']}, as many as came in", where="corpus/clean",
-                do="report this as a fault of the cleaning step",
+class _Written:
+    """What is told of the rows that were kept, gathered while they are written."""
+
+    def __init__(self) -> None:
+        self.categories: Counter[tuple[str, str]] = Counter()
+        self.samples: list[QAExample] = []
+        self.ids = 0
+        self._parts: Counter[str] = Counter()
+        self._shown: dict[str, Counter[str]] = {"category": Counter(), "source": Counter(), "difficulty": Counter()}
+
+    def note(self, kept: Kept) -> None:
+        row = kept.row
+        self.categories[row.category, row.source] += 1
+        self._parts[kept.part] += 1
+        if row.source not in {sample.source for sample in self.samples}:
+            self.samples.append(row)
+        if kept.part != "heldout":
+            for field, counts in self._shown.items():
+                counts[getattr(row, field)] += 1
+
+    def summary(self) -> dict[str, Any]:
+        """dataset_summary.json: of the rows that the data folder shows; of the held-out ones only their number is told."""
+        counts = {field: dict(counter.most_common()) for field, counter in self._shown.items()}
+        return {
+            "total_samples": self._parts["train"] + self._parts["validation"], "categories": counts["category"],
+            "sources": counts["source"], "difficulty_levels": counts["difficulty"], "training_samples": self._parts["train"],
+            "validation_samples": self._parts["validation"], "heldout_samples": self._parts["heldout"], "notice": NOTICE,
+        }  # fmt: skip
+
+
+def _write(kept: Iterable[Kept], out: Path) -> _Written:
+    """Write rows, parts and the export in one go."""
+    written, ids = _Written(), set[str]()
+    with (
+        store.examples_writer(out) as rows, store.jsonl_writer(out / PARTS) as parts, store.jsonl_writer(out / COMPLETE) as shown
+    ):  # fmt: skip
+        for each in kept:
+            rows(each.row)
+            parts({"id": each.row.id, "part": each.part, "group": each.group})
+            if each.part != "heldout":
+                shown(export_row(each.row))
+            ids.add(each.row.id)
+            written.note(each)
+    written.ids = len(ids)
+    return written
+
+
+def _write_library(folders: list[Path], items: Items, out: Path) -> int:
+    """Pass the sources' passages on, but for those that show a benchmark's question; returns their number."""
+    passages = list(chain.from_iterable(store.iter_jsonl(folder / LIBRARY) for folder in folders))
+    as_rows = [
+        QAExample(id=entry["id"], question=entry["title"], answer=entry["text"], source="library", focus=entry["title"])
+        for entry in passages
+    ]
+    matches = items.matches(as_rows)
+    return store.write_jsonl(out / LIBRARY, (entry for number, entry in enumerate(passages) if number not in matches))
+
+
+@contextmanager
+def _quarantine(path: Path) -> Iterator[Any]:
+    """A function that takes dropped rows, and writes them as Parquet in batches."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    schema = pa.schema([(name, pa.string()) for name in ("source", "id", "reason", "detail", "question", "answer", "origin")])
+    waiting: list[dict[str, str]] = []
+    with store.atomic_path(path) as temporary, parquet.ParquetWriter(temporary, schema) as writer:
+
+        def flush() -> None:
+            writer.write_table(pa.Table.from_pylist(waiting, schema))
+            waiting.clear()
+
+        def drop(dropped: Dropped) -> None:
+            row = dropped.row
+            waiting.append(
+                {"source": row.source, "id": row.id, "reason": dropped.reason, "detail": dropped.detail, "question": row.question,
+                 "answer": row.answer_text, "origin": row.origin}
             )  # fmt: skip
+            if len(waiting) >= 10_000:
+                flush()
+
+        yield drop
+        flush()
 
 
-def _tidy(row: QAExample) -> QAExample:
-    return row.model_copy(
-        update={
-            "question": tidy(row.question), "answer": tidy(row.answer), "focus": tidy(row.focus) or row.focus,
-            "options": tuple(map(tidy, row.options)), "rationale": tidy(row.rationale), "category": tidy(row.category) or "general",
-        }
-    )  # fmt: skip
+def _told(rows: Iterator[QAExample], job: Job, name: str) -> Iterator[QAExample]:
+    """The rows, with a line now and then of how many came by."""
+    number = 0
+    for number, row in enumerate(rows, 1):
+        if number % 5_000 == 0:
+            job.report.log(f"{name}: {number} rows cleaned")
+        yield row
+    if number:
+        job.report.log(f"{name}: all {number} rows cleaned")
 
 
-def _reason(row: QAExample, corpus: Corpus) -> str:
-    if len(row.question) < corpus.min_question_chars:
-        return REASONS[0]
-    if len(row.question) > corpus.max_question_chars:
-        return REASONS[1]
-    if not row.is_choice and len(row.answer) < corpus.min_answer_chars:
-        return REASONS[2]
-    return REASONS[3] if not row.is_choice and len(row.answer) > corpus.max_answer_chars else ""
+def _by_source(funnel: Funnel) -> list[dict[str, Any]]:
+    """The funnel the other way round: one line for each source."""
+    counts = funnel.counts
+    return [
+        {"source": source, "in": counts[source, "in"], "text repaired": counts[source, "repaired"]}
+        | {reason: counts[source, reason] for reason in REASONS}
+        | {"kept": counts[source, "kept"]}
+        for source in ORDER
+    ]
 
 
-def _duplicate(row: QAExample, seen: set[bytes]) -> str:
-    key = hashlib.sha256(f"{compare_key(row.question)}\0{compare_key(row.answer_text)}".encode()).digest()
-    if key in seen:
-        return REASONS[4]
-    seen.add(key)
-    return ""
+def _told_of(entry: dict[str, Any]) -> dict[str, Any]:
+    return {"questions": entry["questions"], "status": entry["status"]}
 
 
-def _funnel(rows: list[QAExample], kept: list[QAExample], dropped: list[tuple[QAExample, str]]) -> list[dict[str, Any]]:
-    came, stayed = Counter(row.source for row in rows), Counter(row.source for row in kept)
-    gone = Counter((row.source, reason) for row, reason in dropped)
-    funnel: list[dict[str, Any]] = []
-    for source in ORDER:
-        funnel.append({"source": source, "step": "in", "rows": came[source]})
-        funnel += [{"source": source, "step": f"dropped: {reason}", "rows": gone[source, reason]} for reason in REASONS]
-        funnel.append({"source": source, "step": "kept", "rows": stayed[source]})
-    return funnel
-
-
-def _exports(kept: list[QAExample], job: Job) -> dict[str, Path]:
-    """Write what the data folder shows of the corpus; the held-out rows stay out of them, only their number is told."""
-    parts = [part_of(row.focus, job.settings.corpus, job.settings.seed) for row in kept]
-    shown = [row for row, part in zip(kept, parts, strict=True) if part != "heldout"]
-    store.write_jsonl(job.out / "medxpert_complete.jsonl", map(export_row, shown))
-    counts = {field: {entry[field]: entry["rows"] for entry in count_table(shown, field)} for field in ("category", "source", "difficulty")}
-    summary = {
-        "total_samples": len(shown), "categories": counts["category"], "sources": counts["source"],
-        "difficulty_levels": counts["difficulty"], "training_samples": parts.count("train"),
-        "validation_samples": parts.count("validation"), "heldout_samples": parts.count("heldout"),
-        "notice": NOTICE,
-    }  # fmt: skip
-    store.write_json(job.out / "dataset_summary.json", summary)
-    return {name: job.settings.data / name for name in ("medxpert_complete.jsonl", "dataset_summary.json")}
-
-
-def _plot_categories(rows: list[QAExample], path: Path) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    counts = Counter((row.category, row.source) for row in rows)
-    categories = [entry["category"] for entry in count_table(rows, "category")[:PLOTTED]][::-1]
-    figure = Figure(figsize=(7, 0.6 + 0.32 * len(categories) + 0.8), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    left = [0] * len(categories)
-    for source in [name for name in ORDER if any(row.source == name for row in rows)]:
-        widths = [counts[category, source] for category in categories]
-        axes.barh([category.replace("_", " ")[:40] for category in categories], widths, left=left, color=COLOURS[source], label=source)
-        left = [start + width for start, width in zip(left, widths, strict=True)]
-    axes.set_xlabel("rows")
-    axes.set_title("Rows per category" + (f" (the {PLOTTED} largest)" if len(categories) == PLOTTED else ""))
-    axes.bar_label(axes.containers[-1], labels=[str(end) for end in left], padding=3)  # type: ignore[arg-type]
-    axes.margins(x=0.12)
-    axes.legend(frameon=False, loc="lower right")
-    with store.atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
+def _decontaminated(known: dict[str, dict[str, Any]]) -> CheckResult:
+    missing = [name for name, entry in known.items() if entry["status"] != "ok"]
+    return CheckResult(
+        name="decontaminated",
+        passed=not missing,
+        severity="warn",
+        description="no row shows a question of a benchmark"
+        + (f"; not checked, since unreachable: {', '.join(missing)}" if missing else ""),
+        values={"benchmarks": len(known) - len(missing), "questions": sum(entry["questions"] for entry in known.values())},
+    )

@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError
 from medpipe.errors import MedpipeError
 from medpipe.schema import Frozen
 
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same safe loader, in C where PyYAML was built with it
 Text = Annotated[str, Field(min_length=1)]
 Listed = Annotated[tuple[Text, ...], Field(min_length=3)]
 
@@ -49,7 +50,7 @@ def load_conditions(folder: Path) -> list[Condition]:
     seen: dict[str, str] = {}
     for path in sorted(folder.glob("*.yaml")):
         try:
-            entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+            entries = _LOADER(path.read_text(encoding="utf-8")).get_single_data()
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise _wrong(f"text that is not YAML ({error})", "a YAML list of conditions", str(path)) from error
         if not isinstance(entries, list):

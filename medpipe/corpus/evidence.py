@@ -4,20 +4,21 @@
     EvidenceIndex.load(folder).search("What causes migraine?", k=3)
 
 The folder holds bm25s' arrays (.npy, read without pickle), its vocabulary (JSON) and our passages (JSON lines).
-Passages that share no word with the question are not returned, so fewer than k may come back.
+Passages that share no word with the question are not returned, so fewer than k may come back. The index is a library, not
+an answer key: passages that nearly hold an answer of another part (`secrets`) are left out.
 What this leaves out: stemming, embeddings, reranking.
 """
 
 from __future__ import annotations
 
-import textwrap
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from medpipe import store
+from medpipe.corpus.shingles import Words
 from medpipe.corpus.text import clip, tidy
 from medpipe.errors import MedpipeError
 from medpipe.roles import sentences
@@ -25,6 +26,8 @@ from medpipe.schema import QAExample
 
 PASSAGES = "passages.jsonl"
 CHUNK_CHARS = 400
+RUN = 8  # words: a run that a passage and a secret share
+TOLD = 0.5  # share of a secret's runs, or of a passage's own, from which on the passage gives the secret away
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,9 @@ class Passage:
 class EvidenceIndex:
     """Passages and their BM25 index. Made by `build` or `load`."""
 
-    def __init__(self, passages: list[dict[str, Any]], bm25: Any) -> None:
-        self._passages = passages  # {"id", "title", "text", "rows": ids of the rows that hold this very text}
+    def __init__(self, passages: list[dict[str, Any]], bm25: Any, left_out: int = 0) -> None:
+        self.left_out = left_out  # passages that would have told a secret; known after `build` only
+        self._passages = passages  # {"id", "title", "text", "rows": ids of the rows that hold one of its sentences}
         self._bm25 = bm25
         self._of_row: dict[str, set[int]] = defaultdict(set)
         for number, passage in enumerate(passages):
@@ -51,33 +55,47 @@ class EvidenceIndex:
         return len(self._passages)
 
     @classmethod
-    def build(cls, rows: Iterable[QAExample], library: Iterable[dict[str, str]] = ()) -> EvidenceIndex:
+    def build(cls, rows: Iterable[QAExample], library: Iterable[dict[str, str]] = (), secrets: Sequence[str] = ()) -> EvidenceIndex:
         """Index the free-text rows and the library; a text that several rows hold becomes one passage.
 
         Args:
             library: {"id", "title", "text"}: reference texts that are nobody's answer.
+            secrets: answers of validation and held-out rows. MedQuAD answers "Is … inherited?" in the same words for
+                hundreds of diseases: without this, the answer to a held-out question could be looked up word for word.
 
         Raises:
             MedpipeError: there is no free-text row and no library.
         """
         import bm25s
 
-        texts = [(row.id, row.focus, row.answer, [row.id]) for row in rows if not row.is_choice]
-        texts += [(entry["id"], entry["title"], entry["text"], []) for entry in library]
+        texts = [(row.id, row.focus, row.answer, True) for row in rows if not row.is_choice]
+        texts += [(entry["id"], entry["title"], entry["text"], False) for entry in library]
         passages: dict[tuple[str, str], dict[str, Any]] = {}
-        for id, focus, text, owners in texts:
+        owners: dict[tuple[str, str], list[str]] = defaultdict(list)  # a sentence under its title → rows that hold it
+        for id, focus, text, is_row in texts:
             title = clip(focus, 80)
             for number, chunk in enumerate(_chunks(text), 1):
-                passage = {"id": f"{id}#{number}", "title": title, "text": f"{title}: {chunk}", "rows": []}
-                passages.setdefault((title.casefold(), chunk), passage)["rows"] += owners
+                passage = {"id": f"{id}#{number}", "title": title, "text": f"{title}: {' '.join(chunk)}", "rows": chunk}
+                passages.setdefault((title.casefold(), " ".join(chunk)), passage)
+                for sentence in chunk if is_row else ():
+                    owners[title.casefold(), sentence].append(id)
+        for (title, _), passage in passages.items():
+            passage["rows"] = sorted({row for sentence in passage["rows"] for row in owners.get((title, sentence), ())})
         if not passages:
             raise MedpipeError(
                 got="no free-text row and no library", expected="a text to take evidence from", where="the training rows",
                 do="add a source with free-text answers (corpus.use, data/custom)",
             )  # fmt: skip
+        telling = _telling([chunk for _, chunk in passages], secrets)
+        told = [passage for passage, tells in zip(passages.values(), telling, strict=True) if not tells]
+        if not told:
+            raise MedpipeError(
+                got="only passages that give away answers of other parts", expected="a text to take evidence from",
+                where="the training rows", do="add a source with free-text answers (corpus.use, data/custom)",
+            )  # fmt: skip
         bm25 = bm25s.BM25()
-        bm25.index(_tokens([passage["text"] for passage in passages.values()]), show_progress=False)
-        return cls(list(passages.values()), bm25)
+        bm25.index(_tokens([passage["text"] for passage in told]), show_progress=False)
+        return cls(told, bm25, left_out=len(passages) - len(told))
 
     def save(self, folder: Path) -> None:
         """Write the index into a folder that is being built (the folder as a whole is what becomes visible at once)."""
@@ -128,6 +146,30 @@ class EvidenceIndex:
         return Passage(entry["id"], entry["title"], clip(entry["text"], max_chars))
 
 
+def _telling(passages: list[str], secrets: Sequence[str]) -> list[bool]:
+    """For each passage, whether it holds TOLD of a secret's runs of words, or consists of such runs to that share."""
+    import numpy as np
+
+    secrets = sorted(set(secrets))
+    known, owner = Words.of(secrets).runs(RUN)
+    order = np.argsort(known, kind="stable")
+    known, owner = known[order], owner[order]
+    runs, passage = Words.of(passages).runs(RUN)
+    first, last = (np.searchsorted(known, runs, side) for side in ("left", "right"))
+    hits = np.bincount(passage[last > first], minlength=len(passages))
+    telling = hits >= np.maximum(TOLD * np.bincount(passage, minlength=len(passages)), 1)
+    # What is left shares a few runs: is one short secret whole among them? A run may stand in many secrets, so in batches.
+    runs_of_secret = np.bincount(owner, minlength=len(secrets))
+    left = np.flatnonzero((last > first) & ~telling[passage])
+    for part in np.array_split(left, len(left) // 20_000 + 1):
+        counts = last[part] - first[part]
+        places = np.repeat(first[part] - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
+        pairs = np.repeat(passage[part], counts) * max(len(secrets), 1) + owner[places]
+        values, times = np.unique(pairs, return_counts=True)
+        telling[(values // max(len(secrets), 1))[times >= TOLD * runs_of_secret[values % max(len(secrets), 1)]]] = True
+    return telling.tolist()
+
+
 def _tokens(texts: list[str]) -> Any:
     """Numbered words. From plain word lists bm25s would number through a set: another index in every process."""
     import bm25s
@@ -135,14 +177,27 @@ def _tokens(texts: list[str]) -> Any:
     return bm25s.tokenize(texts, stopwords="english", return_ids=True, show_progress=False)
 
 
-def _chunks(answer: str) -> list[str]:
+def _broken(sentence: str) -> Iterator[str]:
+    """A long sentence in pieces of up to CHUNK_CHARS, broken between words (a longer word: inside it)."""
+    while len(sentence) > CHUNK_CHARS:
+        end = sentence.rfind(" ", 1, CHUNK_CHARS + 1)
+        end = end if end > 0 else CHUNK_CHARS
+        yield sentence[:end]
+        sentence = sentence[end:].lstrip()
+    yield sentence
+
+
+def _chunks(answer: str) -> list[list[str]]:
     """Whole sentences up to CHUNK_CHARS together; a longer sentence is broken between words."""
-    chunks: list[str] = []
+    chunks: list[list[str]] = []
+    room = 0
     for sentence in sentences(tidy(answer)):
-        pieces = [sentence] if len(sentence) <= CHUNK_CHARS else textwrap.wrap(sentence, CHUNK_CHARS, break_on_hyphens=False)
+        pieces = [sentence] if len(sentence) <= CHUNK_CHARS else list(_broken(sentence))
         for piece in pieces:
-            if chunks and len(chunks[-1]) + 1 + len(piece) <= CHUNK_CHARS:
-                chunks[-1] += f" {piece}"
+            if chunks and 1 + len(piece) <= room:
+                chunks[-1].append(piece)
+                room -= 1 + len(piece)
             else:
-                chunks.append(piece)
+                chunks.append([piece])
+                room = CHUNK_CHARS - len(piece)
     return chunks

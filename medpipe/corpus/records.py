@@ -1,15 +1,20 @@
 """Rows from JSON lines and CSV: the user's own rows, and MedText in its hub schema.
 
-A row that can't be used is quarantined with its file, line and reason; a file that can't be used at all is an error.
+    read_custom([Path("data/custom/own.jsonl"), Path("data/custom/own.csv")]).rows
+
+A row that can't be used is quarantined with its file, line and reason, and so is a file of the user's whose header can't be
+used; a MedText file without its columns is an error. No line longer than MOST_BYTES is held in memory.
+What this leaves out: other encodings than UTF-8, and removal of control tokens (text is data; tokenising treats it so).
 """
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,18 +23,25 @@ from pydantic import ValidationError
 
 from medpipe.corpus import download, text
 from medpipe.errors import MedpipeError, SourceUnreachable
-from medpipe.schema import QAExample
+from medpipe.schema import LETTERS, QAExample
 
 CUSTOM_FIELDS = ("id", "question", "answer", "category", "difficulty", "focus", "qtype", "options", "rationale")
 DIFFICULTY_WORDS = {"low": "easy", "moderate": "medium", "high": "hard"}  # other common names of the three levels
 MEDTEXT = "BI55/MedText"
 MEDTEXT_URL = f"https://huggingface.co/datasets/{MEDTEXT}"
+MOST_BYTES = 8 * 2**20
+"""A longer line, or a longer row of a CSV file, is skipped and put aside."""
+DELIMITERS = ",;\t"
+OPTION_MARK = "|"  # between the options in one cell of a CSV file
+SHOWN_CHARS, REASON_CHARS = 200, 300  # of a bad row
+SHOWN_NAMES, NAME_CHARS = 20, 40  # of ignored fields
 
 
 @dataclass
 class Found:
-    """What a source holds: rows, bad rows ({"file", "line", "reason"}), further numbers for its page, and texts to read up in.
+    """What a source holds: rows, bad rows, further numbers for its page, and texts to read up in.
 
+    `quarantined` entries are {"file", "line", "reason"} and, where there is text, "text" (its first 200 characters).
     `library` entries ({"id", "title", "text"}) go into the evidence index only; no row is made from them.
     """
 
@@ -38,29 +50,34 @@ class Found:
     notes: dict[str, Any] = field(default_factory=dict)
     library: list[dict[str, str]] = field(default_factory=list)
 
-    def refuse(self, file: str, line: int, reason: str) -> None:
-        """Put one bad row aside."""
-        self.quarantined.append({"file": file, "line": line, "reason": reason})
+    def refuse(self, file: str, line: int, reason: str, shown: str = "") -> None:
+        """Put one bad row aside; `shown` is its text, of which the beginning is kept."""
+        entry: dict[str, Any] = {"file": file, "line": line, "reason": _writable(text.clip(reason, REASON_CHARS))}
+        if shown := _writable(text.clip(shown.strip(), SHOWN_CHARS)):
+            entry["text"] = shown
+        self.quarantined.append(entry)
 
 
 def read_custom(paths: Iterable[Path]) -> Found:
-    """The user's own rows: JSON lines with question and answer; see data/custom/README.md."""
+    """The user's own rows: JSON lines or CSV with question and answer; see data/custom/README.md."""
     found, ids, ignored = Found(), set[str](), Counter[str]()
     for path in paths:
-        for line, value in _json_lines(path, found):
-            ignored.update(key for key in value if key not in CUSTOM_FIELDS and key != "source")
-            row = {key: value[key] for key in CUSTOM_FIELDS if value.get(key) not in (None, "")}
-            given = str(row.get("id", f"{path.stem}-{line}"))
-            row |= {"id": given if given.startswith("custom-") else f"custom-{given}", "source": "custom"}
-            if "difficulty" in row:
-                row["difficulty"] = DIFFICULTY_WORDS.get(str(row["difficulty"]).lower(), str(row["difficulty"]).lower())
-            if row["id"] in ids:
-                found.refuse(path.name, line, f"the id {given!r} was used before")
-            elif (example := _example(row, found, path.name, line)) is not None:
-                ids.add(example.id)
-                found.rows.append(example)
+        try:
+            for line, value in _records(path, found, ("question", "answer")):
+                ignored.update(key for key in value if key not in CUSTOM_FIELDS and key != "source")
+                example = _example(_own_row(path, line, value), found, path.name, line)
+                if example is not None and example.id in ids:
+                    given = example.id.removeprefix("custom-")
+                    found.refuse(path.name, line, f"the id {given!r} was used before", example.question)
+                elif example is not None:
+                    ids.add(example.id)
+                    found.rows.append(example)
+        except MedpipeError as error:  # the file as a whole; the user's other files are read
+            found.refuse(path.name, 1, str(error))
     if ignored:
-        found.notes["ignored_fields"] = ", ".join(f"{name} ({count})" for name, count in sorted(ignored.items()))
+        names = [f"{text.clip(name, NAME_CHARS)} ({count})" for name, count in sorted(ignored.items())[:SHOWN_NAMES]]
+        more = [f"and {len(ignored) - SHOWN_NAMES} more"] if len(ignored) > SHOWN_NAMES else []
+        found.notes["ignored_fields"] = ", ".join(names + more)
     return found
 
 
@@ -72,12 +89,13 @@ def read_medtext(path: Path | None) -> Found:
         MedpipeError: the file lacks a column.
     """
     found = Found()
-    name, pairs = (MEDTEXT, enumerate(_from_hub(), 1)) if path is None else (path.name, _local_pairs(path, found))
+    pairs = enumerate(_from_hub(), 1) if path is None else _records(path, found, ("Prompt", "Completion"))
+    name = MEDTEXT if path is None else path.name
     for line, pair in pairs:
         prompt, completion = pair.get("Prompt"), pair.get("Completion")
         row = {
             "id": f"medtext-{line}", "question": prompt, "answer": completion, "source": "medtext", "category": "case",
-            "qtype": "case", "focus": text.first_words(prompt) if isinstance(prompt, str) else "",
+            "qtype": "case", "origin": f"{name}:{line}",
         }  # fmt: skip
         example = _example(row, found, name, line, names={"question": "Prompt", "answer": "Completion"})
         if example is not None:
@@ -85,51 +103,209 @@ def read_medtext(path: Path | None) -> Found:
     return found
 
 
+def _own_row(path: Path, line: int, value: Mapping[str, Any]) -> dict[str, Any]:
+    """A user's row with its defaults; a value of a wrong type stays, for the schema to refuse."""
+    row = {key: value[key] for key in CUSTOM_FIELDS if value.get(key) is not None and not _blank(value[key])}
+    given = row.get("id", f"{path.name if _is_csv(path) else path.stem}-{line}")
+    if isinstance(given, str) or type(given) is int:
+        given = str(given) if str(given).startswith("custom-") else f"custom-{given}"
+    if isinstance(row.get("difficulty"), str):
+        row["difficulty"] = DIFFICULTY_WORDS.get(row["difficulty"].lower(), row["difficulty"].lower())
+    if _is_csv(path) and "options" in row:
+        row["options"] = [option.strip() for option in row["options"].split(OPTION_MARK)]
+    return {**row, "id": given, "source": "custom", "origin": f"{path.name}:{line}"}
+
+
 def _example(row: dict[str, Any], found: Found, file: str, line: int, names: Mapping[str, str] | None = None) -> QAExample | None:
-    """The row as an example, or None after it was put aside."""
-    names = names or {}
+    """The row as an example, or None after it was put aside; `names` are the file's own names of question and answer."""
+    fault = _fault(row, names or {})
+    if not fault:
+        row.setdefault("focus", text.first_words(row["question"]))
+        try:
+            return QAExample.model_validate(row)
+        except ValidationError as error:
+            first = error.errors()[0]
+            fault = f"{'.'.join(str(part) for part in first['loc']) or 'row'}: {first['msg']}"
+    found.refuse(file, line, fault, next((row[key] for key in ("question", "answer") if isinstance(row.get(key), str)), ""))
+    return None
+
+
+def _fault(row: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    """What is wrong with a row that the schema doesn't tell, or ""."""
     for key in ("question", "answer"):
-        if not isinstance(row.get(key), str) or not row[key].strip():
-            found.refuse(file, line, f"lacks {names.get(key, key)}")
-            return None
-    row.setdefault("focus", text.first_words(row["question"]))
-    try:
-        return QAExample.model_validate(row)
-    except ValidationError as error:
-        first = error.errors()[0]
-        found.refuse(file, line, f"{'.'.join(str(part) for part in first['loc']) or 'row'}: {first['msg']}")
-        return None
+        value, name = row.get(key), names.get(key, key)
+        if value is None or _blank(value):
+            return f"lacks {name}"
+        if not isinstance(value, str):
+            return f"{name}: not text but {type(value).__name__}"
+    options = row["options"] if isinstance(row.get("options"), list) else []
+    if len(options) > len(LETTERS):
+        return f"options: {len(options)}, at most {len(LETTERS)}"
+    if any(_blank(option) for option in options):
+        return "options: one is empty"
+    holders = [key for key, value in row.items() if isinstance(value, str) and "\0" in value]
+    return f"{holders[0]}: holds a NUL character" if holders else ""
+
+
+def _records(path: Path, found: Found, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line, fields) of every row that can be read; the others are put aside. `needed` are the columns of a CSV file."""
+    return _csv_rows(path, found, needed) if _is_csv(path) else _json_lines(path, found)
 
 
 def _json_lines(path: Path, found: Found) -> Iterator[tuple[int, dict[str, Any]]]:
+    for line in _lines(path):
+        if not line.text.strip():
+            continue
+        fault, value = line.fault, None
+        try:
+            value = None if fault else json.loads(line.text, object_pairs_hook=_object, parse_constant=_no_constant)
+        except RecursionError:
+            fault = "not JSON (nested too deeply)"
+        except ValueError as error:
+            fault = f"not JSON ({error})"
+        if isinstance(value, dict):
+            yield line.number, value
+        else:
+            found.refuse(path.name, line.number, fault or f"not a JSON object but {type(value).__name__}", line.text)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"the key {text.clip(twice, NAME_CHARS)!r} stands twice")
+    "".join(value).encode()  # a lone surrogate in a name is a ValueError; in a value the schema finds it
+    return value
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number of JSON")
+
+
+def _csv_rows(path: Path, found: Found, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    csv.field_size_limit(MOST_BYTES)  # the library's own limit for a cell is lower, and holds for the process
+    lines = _lines(path)
+    header, delimiter = _header(path, lines, needed)
+    feed = _Feed(lines)
+    reader = csv.reader(feed, delimiter=delimiter, strict=True, skipinitialspace=True)
+    while True:
+        feed.begin()
+        try:
+            cells, fault = next(reader), feed.fault
+        except StopIteration:
+            return
+        except csv.Error as error:  # the reader goes on with the next line
+            cells, fault = [""], feed.fault or f"not CSV ({error})"
+        if not fault and not any(cell.strip() for cell in cells):
+            continue  # what a spreadsheet leaves of an empty row
+        if not fault and len(cells) != len(header):
+            fault = f"{len(cells)} cells, the header has {len(header)} (a cell that holds the delimiter needs quotes)"
+        if fault:
+            together = f"; lines {feed.start} to {feed.last} were put aside together" if feed.last > feed.start else ""
+            found.refuse(path.name, feed.start, fault + together, feed.text)
+        else:
+            yield feed.start, {name or "(no name)": cell for name, cell in zip(header, cells, strict=True) if cell.strip()}
+
+
+def _header(path: Path, lines: Iterator[_Line], needed: Sequence[str]) -> tuple[list[str], str]:
+    """Names of the columns, and the delimiter with which the header holds the columns that are needed."""
+    first = next((line for line in lines if line.text.strip()), None)
+    if first is None:
+        return [], ","
+    columns = {delimiter: _split(first.text, delimiter) for delimiter in DELIMITERS}
+    delimiter = max(columns, key=lambda one: (len(set(needed) & set(columns[one])), len(columns[one])))
+    names = columns[delimiter]
+    twice = sorted(name for name, count in Counter(names).items() if name and count > 1)
+    if first.fault or twice or not set(needed) <= set(names):
+        shown = text.clip(", ".join(filter(None, names)), SHOWN_CHARS) or "none"
+        raise MedpipeError(
+            got=f"a header that can't be read ({first.fault})" if first.fault else f"the columns {shown}",
+            expected=f"the columns {' and '.join(needed)}, and none twice", where=path.name,
+            do="save the file as CSV in UTF-8 with these names in its first line",
+        )  # fmt: skip
+    return names, delimiter
+
+
+def _split(header: str, delimiter: str) -> list[str]:
+    try:
+        return [name.strip() for name in next(csv.reader([header], delimiter=delimiter, skipinitialspace=True), [])]
+    except csv.Error:  # such as the line ends of an old Mac: the whole file is one line
+        return []
+
+
+@dataclass(frozen=True)
+class _Line:
+    """One line of a file; of one that is too long `text` is the beginning."""
+
+    number: int
+    text: str
+    size: int  # bytes
+    fault: str = ""  # why it can't be used
+
+
+def _lines(path: Path) -> Iterator[_Line]:
+    """The lines of a file. Bytes that are not UTF-8 stay in the text as surrogates, so that a CSV reader sees every quote."""
+    if not path.is_file():  # a folder, or a pipe that would never end
+        raise MedpipeError(got="something else", expected="a file", where=path.name, do="take it away")
     with path.open("rb") as handle:
-        for number, raw in enumerate(handle, 1):
-            if not raw.strip():
-                continue
+        number = 0
+        while raw := handle.readline(MOST_BYTES + 1):
+            number += 1
+            size, fault = len(raw), ""
+            if size > MOST_BYTES and not raw.endswith(b"\n"):
+                raw = raw[: 4 * SHOWN_CHARS]
+                while rest := handle.readline(MOST_BYTES):
+                    size += len(rest)
+                    if rest.endswith(b"\n"):
+                        break
+                fault = f"a line of {size:,} bytes, above the limit of {MOST_BYTES:,}"
+            line = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
             try:
-                value = json.loads(raw.decode("utf-8-sig" if number == 1 else "utf-8"))
-            except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
-                found.refuse(path.name, number, f"not JSON ({type(error).__name__}: {text.clip(str(error), 120)})")
-                continue
-            if isinstance(value, dict):
-                yield number, value
-            else:
-                found.refuse(path.name, number, f"not a JSON object but {type(value).__name__}")
+                decoded = line.decode()
+            except UnicodeDecodeError as error:
+                decoded = line.decode(errors="surrogateescape")
+                fault = fault or f"not UTF-8 ({error.reason} at byte {error.start + 1} of the line)"
+            yield _Line(number, decoded, size, fault or ("holds a NUL byte" if "\0" in decoded else ""))
 
 
-def _local_pairs(path: Path, found: Found) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    if path.suffix != ".csv":
-        yield from _json_lines(path, found)
-        return
-    with path.open(encoding="utf-8-sig", newline="") as handle:
-        reader = csv.DictReader(handle)
-        missing = {"Prompt", "Completion"} - set(reader.fieldnames or ())
-        if missing:
-            raise MedpipeError(
-                got=f"the columns {reader.fieldnames}", expected="the columns Prompt and Completion", where=path.name,
-                do="get the file again",
-            )  # fmt: skip
-        yield from ((reader.line_num, row) for row in reader)
+class _Feed:
+    """Gives a CSV reader as many lines as a row's quotes span, and remembers where the row began and what is wrong with it."""
+
+    def __init__(self, lines: Iterator[_Line]) -> None:
+        self.lines = lines
+        self.begin()
+
+    def begin(self) -> None:
+        """The next line is the first of a row."""
+        self.start = self.last = self.size = 0
+        self.text = self.fault = ""
+
+    def __iter__(self) -> _Feed:
+        return self
+
+    def __next__(self) -> str:
+        line = next(self.lines)
+        if not self.start:
+            self.start, self.text = line.number, line.text
+        self.last = line.number
+        self.size += line.size
+        self.fault = self.fault or line.fault
+        if self.size > MOST_BYTES:
+            raise csv.Error(f"a row of more than {MOST_BYTES:,} bytes: is a quote left open?")
+        return line.text
+
+
+def _is_csv(path: Path) -> bool:
+    return path.suffix == ".csv"
+
+
+def _blank(value: Any) -> bool:
+    return isinstance(value, str) and not value.strip()
+
+
+def _writable(shown: str) -> str:
+    """The text with a question mark for whatever UTF-8 can't hold."""
+    return shown.encode(errors="replace").decode()
 
 
 def _from_hub() -> Iterable[Any]:

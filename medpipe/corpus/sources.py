@@ -16,7 +16,7 @@ from typing import Any
 
 from medpipe import store
 from medpipe.config import Settings
-from medpipe.corpus import medquad, records, synthetic
+from medpipe.corpus import expectations, medquad, plots, records, synthetic
 from medpipe.corpus.download import fetch, find_local
 from medpipe.corpus.records import Found
 from medpipe.corpus.text import clip
@@ -26,7 +26,12 @@ from medpipe.schema import CheckResult, QAExample
 
 QUARANTINE = "quarantine.jsonl"
 LIBRARY = "library.jsonl"
+LENGTHS = "plots/lengths.png"
 SAMPLE_CHARS = 200
+NOTHING_TO_CHECK = (
+    CheckResult(name="schema_and_ranges", passed=True, description="no row to check"),
+    CheckResult(name="drift", passed=True, severity="warn", description="no row to compare"),
+)
 
 
 @dataclass(frozen=True)
@@ -35,18 +40,18 @@ class Source:
 
     name: str
     title: str
+    url: str  # where it is published, or its page on the hub
     licence: str
     citation: str
-    url: str
     parser: Callable[[Source, Settings, Reporter], Found]
-    mirror_names: tuple[str, ...] = ()
-    sha256: str | None = None  # None: the publisher's archive is made anew now and then; its checksum is recorded instead
-    files: str = ""  # glob below the data folder
+    mirror_names: tuple[str, ...] = ()  # file names looked for in the mirror folder, the preferred one first
+    sha256: str | None = None  # expected checksum; None: the one read at first use is recorded in the lock file and then enforced
+    files: tuple[str, ...] = ()  # globs below the data folder
 
     def local(self, settings: Settings) -> list[Path]:
         """The local files that it would be read from now."""
         if self.files:
-            return sorted(settings.data.glob(self.files))
+            return sorted({path for pattern in self.files for path in settings.data.glob(pattern) if path.is_file()})
         found = find_local(self.mirror_names, cache(settings))
         return [found] if found else []
 
@@ -56,8 +61,15 @@ def cache(settings: Settings) -> Path:
     return settings.outputs / "downloads"
 
 
+def lock_file(settings: Settings) -> Path:
+    """Where the checksums of files from elsewhere are recorded at first use."""
+    return settings.data / "sources.lock.json"
+
+
 def _medquad(source: Source, settings: Settings, report: Reporter) -> Found:
-    archive = fetch(source.mirror_names, source.url, cache(settings), what=source.title, sha256=source.sha256, log=report.log)
+    archive = fetch(
+        source.mirror_names, source.url, cache(settings), what=source.title, sha256=source.sha256, lock=lock_file(settings), report=report
+    )  # fmt: skip
     return medquad.parse(archive, report)
 
 
@@ -66,7 +78,7 @@ def _medtext(source: Source, settings: Settings, report: Reporter) -> Found:
 
 
 def _synthetic(source: Source, settings: Settings, report: Reporter) -> Found:
-    conditions = synthetic.load_conditions(settings.data / Path(source.files).parent)
+    conditions = synthetic.load_conditions(settings.data / Path(source.files[0]).parent)
     rows = synthetic.generate(conditions, settings.seed, settings.corpus.choice_questions_per_condition)
     passages = synthetic.library(conditions)
     notes = {"conditions": len(conditions), "choice_questions": sum(row.is_choice for row in rows), "reference_passages": len(passages)}
@@ -81,19 +93,22 @@ SOURCES: dict[str, Source] = {
     source.name: source
     for source in (
         Source(
-            "medquad", "MedQuAD", "CC BY 4.0",
+            "medquad", "MedQuAD", "https://github.com/abachaa/MedQuAD/archive/refs/heads/master.zip", "CC BY 4.0",
             "Ben Abacha and Demner-Fushman, A question-entailment approach to question answering, BMC Bioinformatics 20:511, 2019",
-            "https://github.com/abachaa/MedQuAD/archive/refs/heads/master.zip", _medquad, mirror_names=("MedQuAD-master.zip",),
+            _medquad, mirror_names=("MedQuAD-master.zip",),
         ),
         Source(
-            "medtext", "MedText", "CC BY 4.0", "BI55, MedText, Hugging Face hub, 2023",
-            records.MEDTEXT_URL, _medtext, mirror_names=("medtext.jsonl", "medtext.csv"),
+            "medtext", "MedText", records.MEDTEXT_URL, "CC BY 4.0", "BI55, MedText, Hugging Face hub, 2023",
+            _medtext, mirror_names=("medtext.jsonl", "medtext.csv"),
         ),
         Source(
-            "synthetic", "medpipe's knowledge base", "Apache-2.0", "this project, data/synthetic", "", _synthetic,
-            files="synthetic/conditions/*.yaml",
+            "synthetic", "medpipe's knowledge base", "", "Apache-2.0", "this project, data/synthetic",
+            _synthetic, files=("synthetic/conditions/*.yaml",),
         ),
-        Source("custom", "the user's own rows", "the user's own", "data/custom", "", _custom, files="custom/*.jsonl"),
+        Source(
+            "custom", "the user's own rows", "", "the user's own", "data/custom",
+            _custom, files=("custom/*.jsonl", "custom/*.csv"),
+        ),
     )
 }  # fmt: skip
 
@@ -112,7 +127,7 @@ def stamp(name: str, settings: Settings) -> dict[str, str]:
 def run(job: Job) -> Outcome:
     """Read one source; writes rows.jsonl, quarantine.jsonl and library.jsonl (passages to read up in)."""
     source = SOURCES[job.name.partition("/")[2]]
-    papers = {"source": source.title, "licence": source.licence, "citation": source.citation, "url": source.url}
+    papers = {"source": source.title, "url": source.url, "licence": source.licence, "citation": source.citation}
     if source.name not in job.settings.corpus.use:
         return _nothing(job, "switched off by corpus.use", papers, passed=True)
     try:
@@ -128,13 +143,22 @@ def run(job: Job) -> Outcome:
     if found.quarantined:
         job.report.warn(f"{len(found.quarantined)} bad rows of {source.title} were put aside; see {QUARANTINE}")
     job.report.log(f"{source.title}: {len(found.rows)} rows")
+    if found.rows:
+        plots.lengths(found.rows, job.out / LENGTHS)
     metadata: dict[str, Any] = {
         **papers, "rows": len(found.rows), "answered": len(found.rows), **found.notes, "quarantined": len(found.quarantined),
         "read_from": {"table": [{"file": name, "sha256": value} for name, value in read_from.items()]},
         "samples": {"table": sample_table(found.rows)}, "categories": {"table": count_table(found.rows, "category")},
+        **({"lengths": {"image": LENGTHS, "alt": "histograms: length of the questions and of the answers"}} if found.rows else {}),
     }  # fmt: skip
-    check = CheckResult(name="reachable", passed=True, description="the source could be read", values={"rows": len(found.rows)})
-    return Outcome(metadata, (check,))
+    checks = [CheckResult(name="reachable", passed=True, description="the source could be read", values={"rows": len(found.rows)})]
+    if found.rows:
+        metadata["validation_report"] = {"file": "docs/index.html"}
+        previous = job.settings.outputs / job.name
+        checks += expectations.validate(found.rows, "raw", source.name, job.settings.corpus, job.out, previous=previous)
+    else:
+        checks += NOTHING_TO_CHECK
+    return Outcome(metadata, tuple(checks))
 
 
 def sample_table(rows: list[QAExample], count: int = 3) -> list[dict[str, str]]:
@@ -156,4 +180,5 @@ def _nothing(job: Job, reason: str, papers: dict[str, Any], *, passed: bool) -> 
     store.write_jsonl(job.out / QUARANTINE, [])
     store.write_jsonl(job.out / LIBRARY, [])
     check = CheckResult(name="reachable", passed=passed, description=reason)
-    return Outcome({**papers, "rows": 0, "answered": 0, "quarantined": 0}, (check,), status="unreachable", reason=reason)
+    checks = (check, *NOTHING_TO_CHECK)
+    return Outcome({**papers, "rows": 0, "answered": 0, "quarantined": 0}, checks, status="unreachable", reason=reason)

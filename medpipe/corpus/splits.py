@@ -1,44 +1,41 @@
-"""Which focus belongs to which part; the assets splits/train and splits/validation; the rows kept for evaluation.
+"""The assets splits/train and splits/validation, and the rows kept for evaluation.
 
-    part_of("Crohn's disease", settings.corpus, settings.seed)      # "train", "validation" or "heldout"
+    heldout(folder_of_clean, "synthetic")       # rows that no split contains
 
-The part follows from a hash of the normalised focus and the seed, so that adding rows moves no row, and all rows about one
-focus share a part across all sources. What this leaves out: synonyms of one focus, and near-duplicates across foci.
+Which side a row falls on is decided in groups.py and stands in parts.jsonl of corpus/clean. Training refuses a split whose
+validation.json is missing, failed or about other rows (validation.py).
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast, get_args
 
 from medpipe import store
-from medpipe.config import Corpus
-from medpipe.corpus import expectations
+from medpipe.corpus import expectations, plots
 from medpipe.corpus.evidence import EvidenceIndex
+from medpipe.corpus.groups import keys
 from medpipe.corpus.sources import LIBRARY, count_table, sample_table
-from medpipe.corpus.text import focus_key
 from medpipe.job import Job, Outcome
 from medpipe.schema import CheckResult, Part, QAExample
 
+PARTS = "parts.jsonl"
 EVIDENCE = "evidence"
+FAR = 0.05  # a share of groups this far from the one asked for is told
 
 
-def part_of(focus: str, corpus: Corpus, seed: int) -> Part:
-    """The part to which all rows about this focus belong."""
-    # Under this prefix seed 0 leaves 31 of the 156 bundled conditions held out and 11 for validation; of 300 seeds tried,
-    # 2 % leave fewer than 12 or 8, which the table "focus_groups_by_part" on the assets shows.
-    digest = hashlib.sha256(f"split/{seed}/{focus_key(focus)}".encode()).digest()
-    place = int.from_bytes(digest[:8], "big") / 2**64  # uniform in [0, 1)
-    if place < corpus.heldout_share:
-        return "heldout"
-    return "validation" if place < corpus.heldout_share + corpus.validation_share else "train"
+def assigned(folder_of_clean: Path) -> Iterator[tuple[QAExample, Part, str]]:
+    """Every row of the clean corpus with its side and its group."""
+    placed = store.iter_jsonl(folder_of_clean / PARTS)
+    for row, place in zip(store.iter_examples(folder_of_clean), placed, strict=True):
+        yield row, place["part"], place["group"]
 
 
-def heldout(folder_of_clean: Path, corpus: Corpus, seed: int, source: str) -> list[QAExample]:
+def heldout(folder_of_clean: Path, source: str) -> list[QAExample]:
     """The rows of one source that no split contains: for evaluation only."""
-    return [row for row in store.read_examples(folder_of_clean) if row.source == source and part_of(row.focus, corpus, seed) == "heldout"]
+    return [row for row, part, _ in assigned(folder_of_clean) if part == "heldout" and row.source == source]
 
 
 def export_row(row: QAExample) -> dict[str, Any]:
@@ -50,49 +47,92 @@ def export_row(row: QAExample) -> dict[str, Any]:
 def run(job: Job) -> Outcome:
     """Write one split's rows, its copy in the data folder and, for train, the evidence index."""
     part = cast(Part, job.name.partition("/")[2])
-    parts: dict[Part, list[QAExample]] = defaultdict(list)
-    for row in store.read_examples(job.inputs["corpus/clean"]):
-        parts[part_of(row.focus, job.settings.corpus, job.settings.seed)].append(row)
-    rows = parts[part]
+    clean = job.inputs["corpus/clean"]
+    rows: list[QAExample] = []
+    secrets: list[str] = []  # answers that the evidence must not give away
+    overview = _Overview()
+    for row, side, group in assigned(clean):
+        overview.note(row, side, group)
+        if side == part:
+            rows.append(row)
+        elif side != "train":
+            secrets.append(row.rationale if row.is_choice else row.answer)
     store.write_examples(job.out, rows)
     shown = f"medxpert_{part}.jsonl"
     store.write_jsonl(job.out / shown, map(export_row, rows))
     metadata: dict[str, Any] = {
-        "rows": len(rows), "focus_groups": len({focus_key(row.focus) for row in rows}),
-        "choice_questions": sum(row.is_choice for row in rows), "export": {"file": str(job.settings.data / shown)},
+        "rows": len(rows), "focus_groups": len(overview.groups[part]), "choice_questions": sum(row.is_choice for row in rows),
+        "export": {"file": str(job.settings.data / shown)}, "validation_report": {"file": "docs/index.html"},
         "sources": {"table": count_table(rows, "source")}, "difficulty": {"table": count_table(rows, "difficulty")},
-        "focus_groups_by_part": {"table": _groups_table(parts)}, "samples": {"table": sample_table(rows)},
+        "parts_by_source": {"table": overview.table()}, "samples": {"table": sample_table(rows)},
     }  # fmt: skip
     if part == "train" and rows:
         job.report.log("indexing the evidence")
-        index = EvidenceIndex.build(rows, store.read_jsonl(job.inputs["corpus/clean"] / LIBRARY))
+        index = EvidenceIndex.build(rows, store.read_jsonl(clean / LIBRARY), secrets)
         index.save(job.out / EVIDENCE)
-        metadata["evidence_passages"] = len(index)
+        metadata["evidence_passages"], metadata["passages_left_out"] = len(index), index.left_out
+    if rows:
+        plots.lengths(rows, job.out / "plots" / "lengths.png")
+        metadata["lengths"] = {"image": "plots/lengths.png", "alt": "histograms: lengths of questions and answers"}
     job.report.log(f"{part}: {len(rows)} rows")
-    checks = (expectations.validate(rows, part, job.settings.corpus), _no_overlap(parts), _not_empty(part, rows))
+    previous = job.settings.outputs / job.name
+    validated = expectations.validate(rows, "split", part, job.settings.corpus, job.out, previous=previous, known_ids=overview.ids)
+    checks = (*validated, overview.no_overlap(), overview.near_shares(job), _not_empty(part, rows))
     return Outcome(metadata, checks, {shown: job.settings.data / shown})
 
 
-def _groups_table(parts: dict[Part, list[QAExample]]) -> list[dict[str, Any]]:
-    """Per source, how many foci each part holds: a hash can leave a small source thin somewhere."""
-    groups = {part: {(row.source, focus_key(row.focus)) for row in rows} for part, rows in parts.items()}
-    counts = {part: Counter(source for source, _ in pairs) for part, pairs in groups.items()}
-    sources = sorted(set().union(*counts.values()))
-    return [{"source": source} | {part: counts.get(part, Counter())[source] for part in get_args(Part)} for source in sources]
+class _Overview:
+    """What one pass over all parts tells: ids, groups, and which side each key stands on."""
 
+    def __init__(self) -> None:
+        self.ids: set[str] = set()
+        self.groups: dict[Part, set[tuple[str, str]]] = {part: set() for part in get_args(Part)}
+        self._rows: Counter[tuple[str, Part]] = Counter()
+        self._sides: dict[str, Part] = {}
+        self._shared: set[str] = set()
 
-def _no_overlap(parts: dict[Part, list[QAExample]]) -> CheckResult:
-    homes: dict[str, set[Part]] = defaultdict(set)
-    for part, rows in parts.items():
-        for row in rows:
-            homes[focus_key(row.focus)].add(part)
-    shared = [focus for focus, where in homes.items() if len(where) > 1]
-    return CheckResult(
-        name="no_focus_overlap",
-        passed=not shared,
-        description="no focus stands in more than one of train, validation and held-out",
-        values={"focus_groups": len(homes), "shared": len(shared)},
-    )
+    def note(self, row: QAExample, part: Part, group: str) -> None:
+        self.ids.add(row.id)
+        self.groups[part].add((row.source, group))
+        self._rows[row.source, part] += 1
+        for key in keys(row):
+            if self._sides.setdefault(key, part) != part:
+                self._shared.add(key)
+
+    def table(self) -> list[dict[str, Any]]:
+        """Per source, how many groups and rows each part holds: a hash can leave a small source thin somewhere."""
+        counts: dict[str, dict[str, Any]] = defaultdict(dict)
+        for source in sorted({source for source, _ in self._rows}):
+            for part, pairs in self.groups.items():
+                counts[source] |= {f"{part} groups": sum(name == source for name, _ in pairs), f"{part} rows": self._rows[source, part]}
+        return [{"source": source, **numbers} for source, numbers in counts.items()]
+
+    def no_overlap(self) -> CheckResult:
+        return CheckResult(
+            name="no_focus_overlap",
+            passed=not self._shared,
+            description="no disease, synonym or UMLS concept stands in more than one of train, validation and held-out",
+            values={"names": len(self._sides), "shared": len(self._shared), "such_as": ", ".join(sorted(self._shared)[:5])},
+        )
+
+    def near_shares(self, job: Job) -> CheckResult:
+        """Warns where a source's groups fall far from the shares that the profile asks for."""
+        corpus = job.settings.corpus
+        wanted: dict[Part, float] = {"heldout": corpus.heldout_share, "validation": corpus.validation_share}
+        far = []
+        for source in sorted({source for source, _ in self._rows}):
+            counts = {part: sum(name == source for name, _ in pairs) for part, pairs in self.groups.items()}
+            total = sum(counts.values())
+            far += [
+                f"{source}: {counts[part]} of {total} groups in {part}, {share:.0%} wanted"
+                for part, share in wanted.items()
+                if abs(counts[part] / total - share) > FAR
+            ]
+        return CheckResult(
+            name="shares_by_source", passed=not far, severity="warn",
+            description="each source is split in the shares that the profile asks for" + (f"; but {'; '.join(far)}" if far else ""),
+            values={"far": len(far)},
+        )  # fmt: skip
 
 
 def _not_empty(part: Part, rows: list[QAExample]) -> CheckResult:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from functools import lru_cache
 
 _NOT_A_WORD = re.compile(r"[\W_]+")
-_POSSESSIVE = re.compile(r"['’]s\b")
+POSSESSIVE = re.compile(r"['’]s\b")
 
 
 def tidy(text: str) -> str:
@@ -23,9 +24,10 @@ def compare_key(text: str) -> str:
     return _NOT_A_WORD.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
 
 
+@lru_cache(maxsize=100_000)  # the same names are asked for over and over
 def focus_key(focus: str) -> str:
     """The normalised focus by which rows are split: like `compare_key`, and "Crohn's disease" equals "Crohn disease"."""
-    return compare_key(_POSSESSIVE.sub("", unicodedata.normalize("NFKC", focus))) or focus.strip()
+    return compare_key(POSSESSIVE.sub("", unicodedata.normalize("NFKC", focus))) or focus.strip()
 
 
 def first_words(text: str, count: int = 8) -> str:

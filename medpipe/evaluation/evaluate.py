@@ -44,7 +44,7 @@ def run(job: Job) -> Outcome:
     """Run every system on the benchmark named by the job; a benchmark that can't be had is reported, never replaced."""
     name = job.name.partition("/")[2]
     try:
-        rows = benchmarks.load(name, job.inputs["corpus/clean"], job.settings)
+        rows = benchmarks.load(name, job.inputs)
     except SourceUnreachable as error:
         job.report.warn(f"not run: {error}")
         return Outcome(status="unreachable", reason=str(error))

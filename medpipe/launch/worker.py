@@ -33,7 +33,7 @@ from medpipe.tracking import Tracker
 
 PROGRESS_SECONDS = 5.0
 TRACKED = ("base", "sft", "maporl", "benchmark")
-VOLATILE = ("metrics.jsonl", "training_logs.txt", "training_stats.json", "training_results.json", "plots/")
+VOLATILE = ("metrics.jsonl", "training_logs.txt", "training_stats.json", "training_results.json", "plots/", "docs/")
 """Files that tell how a result was made, not what it is: they carry times, so the content hash leaves them out."""
 EXIT_EXPLAINED = 3
 """Exit status after a failure whose message was handed over."""

@@ -19,6 +19,7 @@ import torch
 
 from medpipe import NOTICE, store
 from medpipe.corpus.evidence import EvidenceIndex
+from medpipe.corpus.validation import require_valid
 from medpipe.job import Job, Outcome
 from medpipe.models import base
 from medpipe.models.policy import Policies, weights_hash
@@ -34,7 +35,12 @@ from medpipe.training.verifiers import TeamVerifier, mean_parts
 
 
 def run(job: Job) -> Outcome:
-    """Co-train the team, write one adapter folder per role, metrics by iteration, and example episodes."""
+    """Co-train the team, write one adapter folder per role, metrics by iteration, and example episodes.
+
+    Raises:
+        MedpipeError: the training split is not known to be valid, or the policy moved too far in one iteration.
+    """
+    require_valid(job.inputs["splits/train"], "splits/train")
     settings = job.settings.maporl
     adapters = {name: job.inputs[f"models/{role}"] for role in ROLES for name in (role, f"start_{role}")}
     policies = Policies.load(job.inputs["models/base"], adapters, job.device, job.settings.model.precision)

@@ -20,6 +20,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from medpipe import store
 from medpipe.corpus.evidence import EvidenceIndex
+from medpipe.corpus.validation import require_valid
 from medpipe.errors import MedpipeError
 from medpipe.job import Job, Outcome
 from medpipe.models import base
@@ -41,7 +42,13 @@ class Row:
 
 
 def run(job: Job) -> Outcome:
-    """Fine-tune the role named by the job, write adapter, tokenizer, statistics and log."""
+    """Fine-tune the role named by the job, write adapter, tokenizer, statistics and log.
+
+    Raises:
+        MedpipeError: a split is not known to be valid, lora_layers is too high, or the loss is no number.
+    """
+    for split in ("splits/train", "splits/validation"):
+        require_valid(job.inputs[split], split)
     role = cast(Role, job.name.partition("/")[2])
     settings = job.settings.training
     model, tokenizer = base.load(job.inputs["models/base"], job.device, job.settings.model.precision)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,23 @@ def row(number: int = 1, **changes: Any) -> QAExample:
     return QAExample(**{**fields, **changes})
 
 
-def document(focus: str, pairs: list[tuple[str, str, str, str]], group: str = "Disorders") -> str:
+def document(
+    focus: str, pairs: list[tuple[str, str, str, str]], group: str = "Disorders",
+    synonyms: Iterable[str] = (), cuis: Iterable[str] = (), types: Iterable[str] = (),
+) -> str:  # fmt: skip
     """One MedQuAD document; pairs are (qid, qtype, question, answer), already escaped."""
     body = "".join(
         f'<QAPair pid="{n}"><Question qid="{qid}" qtype="{qtype}">{question}</Question><Answer>{answer}</Answer></QAPair>'
         for n, (qid, qtype, question, answer) in enumerate(pairs, 1)
     )
+    names, codes, kinds = (
+        "".join(f"<{tag}>{text}</{tag}>" for text in texts)
+        for tag, texts in (("Synonym", synonyms), ("CUI", cuis), ("SemanticType", types))
+    )
     return (
-        f'<?xml version="1.0" encoding="UTF-8"?><Document id="1" source="X" url="https://example.org/1"><Focus>{focus}</Focus><FocusAnnotations>'
-        f"<UMLS><SemanticGroup>{group}</SemanticGroup></UMLS></FocusAnnotations><QAPairs>{body}</QAPairs></Document>"
+        f'<?xml version="1.0" encoding="UTF-8"?><Document id="1" source="X" url="https://example.org/1"><Focus>{focus}</Focus>'
+        f"<FocusAnnotations><UMLS><CUIs>{codes}</CUIs><SemanticTypes>{kinds}</SemanticTypes><SemanticGroup>{group}</SemanticGroup></UMLS>"
+        f"<Synonyms>{names}</Synonyms></FocusAnnotations><QAPairs>{body}</QAPairs></Document>"
     )
 
 
@@ -37,9 +45,8 @@ def archive(path: Path, documents: Mapping[str, str | bytes]) -> Path:
     """A zip laid out like MedQuAD's: {"1_A_QA/0001.xml": text}."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as bundle:
-        bundle.writestr("MedQuAD-master/readme.txt", "not a document")
-        for name, content in documents.items():
-            bundle.writestr(f"MedQuAD-master/{name}", content)
+        for name, content in {"readme.txt": "not a document", **documents}.items():
+            bundle.writestr(zipfile.ZipInfo(f"MedQuAD-master/{name}"), content, zipfile.ZIP_DEFLATED)  # always of the same date
     return path
 
 

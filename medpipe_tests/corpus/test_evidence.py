@@ -1,17 +1,23 @@
-"""The evidence index: finds by words, hides a row's own text, reads back what it wrote, the same in every process."""
+"""The evidence index: finds by words, hides a row's own text, gives no held-back answer away, the same in every process."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from medpipe import store
+from medpipe.config import Corpus
 from medpipe.corpus.evidence import CHUNK_CHARS, EvidenceIndex
+from medpipe.corpus.groups import part_of
+from medpipe.corpus.synthetic import generate, library, load_conditions
 from medpipe.errors import MedpipeError
+from medpipe.schema import QAExample
 from medpipe_tests.corpus.makers import row
 
 ROWS = [
@@ -102,3 +108,119 @@ def test_nothing_to_index_and_nothing_to_load(tmp_path: Path) -> None:
         EvidenceIndex.build([ROWS[-1]])
     with pytest.raises(MedpipeError, match="no evidence index"):
         EvidenceIndex.load(tmp_path)
+
+
+SECRET = "The usual course is mild, and most people with it recover within three weeks without any treatment at all."
+OTHER = "Rest in a dark room helps most of those who come to a clinic with a throbbing head for the first time in life."
+"""Both of more than twelve words, which share no run of eight."""
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (SECRET, True),
+        (SECRET.upper().replace(",", " --"), True),
+        (SECRET.replace("at all", "whatsoever"), True),  # nearly
+        (SECRET.partition(" without")[0] + ".", True),  # two thirds of it
+        (f"{OTHER} {SECRET}", True),  # with something else around it
+        (f"It is known that {SECRET.partition(' three')[0]}.", True),  # less than half of it, and nearly nothing else
+        (f"{OTHER} The usual course is mild, and most people with it stay in bed for a long time.", False),  # a sixth of it
+        ("Most people with it recover. The course is mild and takes three weeks, and nobody needs a treatment.", False),  # in other words
+        (OTHER, False),
+    ],
+)
+def test_a_passage_that_nearly_holds_a_secret_is_left_out(text: str, told: bool) -> None:
+    rows = [row(1, focus="Flu", answer=text), row(2, focus="Other", answer="Something else is told of other things here.")]
+    index = EvidenceIndex.build(rows, secrets=[SECRET])
+    assert (index.left_out, len(index)) == (int(told), 2 - told)
+    assert bool(index.search(text, 1, max_chars=10_000)) != told
+
+
+def test_the_library_keeps_secrets_too_and_short_secrets_hide_nothing() -> None:
+    entry = {"id": "reference-1", "title": "Flu", "text": SECRET}
+    assert EvidenceIndex.build(ROWS, [entry], [SECRET]).left_out == 1
+    assert EvidenceIndex.build(ROWS, [entry], ["", "gout", "Gout comes from uric acid crystals in"]).left_out == 0  # no run of eight words
+    with pytest.raises(MedpipeError, match="only passages that give away answers"):
+        EvidenceIndex.build([row(1, answer=SECRET)], secrets=[SECRET])
+
+
+def test_a_secret_is_found_in_every_piece_of_a_long_text() -> None:
+    text = " ".join(f"Sentence number {number} tells one more thing that a long answer about it holds." for number in range(30))
+    index = EvidenceIndex.build([row(1, answer=text), row(2, answer=OTHER)], secrets=[text])
+    assert len(index) == 1 and index.left_out > 4
+
+
+class Bundled(NamedTuple):
+    """The bundled corpus with answers that sources give in the same words for many diseases, split."""
+
+    train: list[QAExample]
+    held_back: list[QAExample]
+    library: list[dict[str, str]]
+
+    def index(self, *, guarded: bool) -> EvidenceIndex:
+        secrets = [each.rationale if each.is_choice else each.answer for each in self.held_back]
+        return EvidenceIndex.build(self.train, self.library, secrets if guarded else ())
+
+    def asked(self) -> list[QAExample]:
+        """Held-back free-text rows with an answer of at least twelve words."""
+        return [each for each in self.held_back if not each.is_choice and len(re.findall(r"\w+", each.answer)) >= 12]
+
+
+BOILERPLATE = (
+    "The trait passes on as a recessive one, so that a child falls ill only if both parents hand down the changed copy of the gene. "
+    "Parents with a single such copy seldom notice anything of it in all their lives, and a test can tell them.",
+    "Clinics that know {} well may help with its diagnosis and treatment, and keep lists of groups for families.",
+    "How common {} is in the population is unknown, for only a few affected families have been described in the literature. " * 5,
+)
+
+
+@pytest.fixture(scope="module")
+def bundled() -> Bundled:
+    conditions = load_conditions(Path(__file__).parents[2] / "data" / "synthetic" / "conditions")
+    rows = generate(conditions, seed=0, per_condition=1)
+    for number in range(180):
+        focus, kind = f"inherited disease {number // 3}", number % 3
+        answer = BOILERPLATE[kind].replace("{}", focus).strip()
+        question = f"Is {focus} inherited?" if kind == 0 else f"What is told of {focus}, part {kind}?"
+        rows.append(row(number, source="medquad", focus=focus, question=question, answer=answer.upper() if number % 7 == 0 else answer))
+    sides = {each.focus: part_of(each.focus, Corpus(), 0) for each in rows}
+    train = [each for each in rows if sides[each.focus] == "train"]
+    return Bundled(train, [each for each in rows if sides[each.focus] != "train"], library(conditions))
+
+
+def runs(text: str) -> set[tuple[str, ...]]:
+    words = re.findall(r"[^\W_]+", text.lower())
+    return {tuple(words[start : start + 8]) for start in range(len(words) - 7)}
+
+
+def given_away(index: EvidenceIndex, rows: list[QAExample]) -> set[str]:
+    """Ids of rows whose answer stands to half or more in a passage that its question, or the answer itself, brings up."""
+    found = set()
+    by_question, by_answer = (index.search_many([(text, None) for text in texts], 3, max_chars=10_000) for texts in zip(
+        *((each.question, each.answer) for each in rows), strict=True
+    ))  # fmt: skip
+    for each, *passages in zip(rows, by_question, by_answer, strict=True):
+        answer = runs(each.answer)
+        if any(2 * len(answer & runs(passage.text)) >= len(answer) for some in passages for passage in some):
+            found.add(each.id)
+    return found
+
+
+def test_no_held_back_answer_of_the_bundled_corpus_can_be_looked_up(bundled: Bundled) -> None:
+    asked = bundled.asked()
+    assert len(asked) > 600 and sum(each.source == "medquad" for each in asked) > 20
+    assert given_away(bundled.index(guarded=True), asked) == set()
+
+
+def test_without_the_secrets_answers_can_be_looked_up(bundled: Bundled) -> None:
+    told = given_away(bundled.index(guarded=False), bundled.asked())
+    same_words = {each.id for each in bundled.asked() if each.question.endswith("inherited?")}
+    assert len(same_words) > 10 and same_words <= told
+    assert len(told - same_words) > 10  # the ones that carry the disease's name among the same words
+
+
+def test_held_back_conditions_can_still_be_read_up_on(bundled: Bundled) -> None:
+    index, free = bundled.index(guarded=True), bundled.index(guarded=False)
+    assert index.left_out == len(free) - len(index) < 0.1 * len(free)
+    for entry in bundled.library:
+        assert any(found.id.startswith(f"{entry['id']}#") for found in index.search(entry["text"], 1)), entry["id"]

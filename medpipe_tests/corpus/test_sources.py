@@ -29,14 +29,20 @@ def test_medquad_from_the_mirror(
     monkeypatch.setenv("MEDPIPE_MIRROR", str(path.parent))
     job = make_job("sources/medquad", settings, sections=SECTIONS)
     outcome = sources.run(job)
-    assert outcome.status == "ok" and [(check.name, check.passed) for check in outcome.checks] == [("reachable", True)]
+    assert outcome.status == "ok" and all(check.passed for check in outcome.checks)
+    assert [check.name for check in outcome.checks] == ["reachable", "schema_and_ranges", "drift"]
+    assert (job.out / outcome.metadata["validation_report"]["file"]).is_file()
     told = outcome.metadata
     assert (told["pairs"], told["answered"], told["rows"], told["quarantined"], told["licence"]) == (2, 1, 1, 1, "CC BY 4.0")
     sample = told["samples"]["table"][0]
     assert (
         sample["question"] == "What causes <script>alert(1)</script>?" and len(sample["answer"]) <= 200
     )  # plain text in a table, never markup
+    assert told["categories"]["table"] == [{"category": "disorders", "rows": 1}]
+    assert (job.out / told["lengths"]["image"]).read_bytes().startswith(b"\x89PNG")
     assert [row.focus for row in store.read_examples(job.out)] == ["Gout"]
+    recorded = store.read_json(settings.data / "sources.lock.json")["MedQuAD-master.zip"]
+    assert recorded["sha256"] == store.sha256_file(path)
     assert store.read_jsonl(job.out / "quarantine.jsonl")[0]["file"].endswith("1_A_QA/2.xml") and len(reporter.warnings) == 1
     assert sources.stamp("medquad", settings) == {"MedQuAD-master.zip": store.sha256_file(path)}
 
@@ -50,7 +56,7 @@ def test_a_source_that_cannot_be_had_is_told_in_one_line(
     job = make_job("sources/medtext", settings, sections=SECTIONS)
     outcome = sources.run(job)
     assert outcome.status == "unreachable" and outcome.reason.startswith("got ConnectError")
-    assert [(check.name, check.passed) for check in outcome.checks] == [("reachable", False)]
+    assert [check.name for check in outcome.checks if not check.passed] == ["reachable"]
     assert store.read_examples(job.out) == [] and store.read_jsonl(job.out / "quarantine.jsonl") == []
     (warning,) = reporter.warnings
     assert "\n" not in warning and "MEDPIPE_MIRROR" in warning and "MedText" in warning
@@ -71,8 +77,26 @@ def test_custom_rows_with_bad_lines(settings: Settings, make_job: JobMaker) -> N
     job = make_job("sources/custom", settings, sections=SECTIONS)
     outcome = sources.run(job)
     assert (outcome.metadata["rows"], outcome.metadata["quarantined"]) == (1, 1)
-    assert store.read_jsonl(job.out / "quarantine.jsonl")[0] | {"reason": ""} == {"file": "own.jsonl", "line": 2, "reason": ""}
+    (refused,) = store.read_jsonl(job.out / "quarantine.jsonl")
+    assert (refused["file"], refused["line"], refused["text"]) == ("own.jsonl", 2, "broken") and refused["reason"]
     assert sources.stamp("custom", settings) == {"own.jsonl": store.sha256_file(path)}
+
+
+def test_custom_rows_come_as_json_lines_and_as_csv(settings: Settings, make_job: JobMaker) -> None:
+    lines = write_lines(settings.data / "custom" / "own.jsonl", {"question": "What is this?", "answer": "A row."})
+    table = write_lines(settings.data / "custom" / "own.csv", "question,answer", "What is that?,Another row.")
+    write_lines(settings.data / "custom" / "notes.txt", "not a row")
+    job = make_job("sources/custom", settings, sections=SECTIONS)
+    assert sources.run(job).metadata["rows"] == 2
+    assert {row.question for row in store.read_examples(job.out)} == {"What is this?", "What is that?"}
+    assert sources.stamp("custom", settings) == {path.name: store.sha256_file(path) for path in (table, lines)}
+
+
+def test_no_rows_of_the_users_own_is_no_failure_and_no_picture(settings: Settings, make_job: JobMaker) -> None:
+    job = make_job("sources/custom", settings, sections=SECTIONS)
+    outcome = sources.run(job)
+    assert outcome.status == "ok" and outcome.metadata["rows"] == 0 and "lengths" not in outcome.metadata
+    assert not (job.out / "plots").exists()
 
 
 def test_every_source_names_its_papers() -> None:

@@ -1,89 +1,197 @@
-"""Splits: stable by focus, disjoint, exported, and with an evidence index of training rows only."""
+"""Splits: the rows that corpus/clean put on a side, no name on two sides, exported, and an evidence index without secrets."""
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from medpipe import store
-from medpipe.config import Corpus, Settings
+from medpipe.config import Settings, load_profile
 from medpipe.corpus.evidence import EvidenceIndex
-from medpipe.corpus.splits import heldout, part_of, run
-from medpipe_tests.conftest import JobMaker
+from medpipe.corpus.groups import Groups
+from medpipe.corpus.splits import PARTS, assigned, heldout, run
+from medpipe.corpus.validation import require_valid
+from medpipe.job import Job, Outcome, scoped
+from medpipe.schema import CheckResult, Part, QAExample
+from medpipe_tests.conftest import Collected, JobMaker
 from medpipe_tests.corpus.makers import row
 
-CORPUS = Corpus()
+SIDES: tuple[Part, ...] = ("train", "validation", "heldout")
+CHECKS = ["schema_and_ranges", "drift", "no_focus_overlap", "shares_by_source", "not_empty"]
+ROWS = [row(number, focus=f"focus {number // 2}") for number in range(240)]
+ROWS += [row(300, id="mq-1", source="medquad", focus="zzz", synonyms=("yyy",), cuis=("C1",), options=("one", "two"), answer="B")]
+REFERENCE = {"id": "reference-1", "title": "focus 1", "text": "A zebrafish helps to read up on it."}
 
 
-@pytest.mark.parametrize("same", [("Crohn's disease", "crohn disease", "Crohn’s  Disease."), ("COVID-19", "covid 19")])
-def test_spellings_of_one_focus_share_a_part(same: tuple[str, ...]) -> None:
-    for seed in range(20):
-        assert len({part_of(focus, CORPUS, seed) for focus in same}) == 1
+def clean_folder(folder: Path, rows: list[QAExample], sides: list[Part]) -> Path:
+    """A finished corpus/clean: these rows on these sides."""
+    store.write_examples(folder, rows)
+    store.write_jsonl(folder / PARTS, ({"id": each.id, "part": side, "group": each.focus} for each, side in zip(rows, sides, strict=True)))
+    store.write_jsonl(folder / "library.jsonl", [REFERENCE])
+    return folder
 
 
-def test_shares_are_met_and_the_seed_matters() -> None:
-    foci = [f"condition {number}" for number in range(4000)]
-    parts = Counter(part_of(focus, CORPUS, 0) for focus in foci)
-    assert abs(parts["heldout"] / 4000 - 0.15) < 0.02 and abs(parts["validation"] / 4000 - 0.1) < 0.02
-    assert [part_of(focus, CORPUS, 1) for focus in foci] != [part_of(focus, CORPUS, 0) for focus in foci]
+def sides_of(rows: list[QAExample], settings: Settings) -> list[Part]:
+    groups = Groups(settings.corpus, settings.seed)
+    for each in rows:
+        groups.link(each)
+    return [side for side in map(groups.part, rows) if side]
 
 
-def test_parts_are_the_same_on_every_machine() -> None:
-    pinned = {
-        "hypothyroidism": "heldout",
-        "influenza": "heldout",
-        "shingles": "validation",
-        "Meniere disease": "validation",
-        "gout": "train",
-    }
-    assert {focus: part_of(focus, CORPUS, 0) for focus in pinned} == pinned
+class Made(NamedTuple):
+    """Both splits of one corpus."""
+
+    clean: Path
+    settings: Settings
+    folders: dict[str, Path]
+    outcomes: dict[str, Outcome]
 
 
-@given(st.text(min_size=1, max_size=20))
-def test_any_text_has_a_part(focus: str) -> None:
-    assert part_of(focus, CORPUS, 0) in ("train", "validation", "heldout")
-
-
-def test_the_assets_split_export_and_index(tmp_path: Path, settings: Settings, make_job: JobMaker) -> None:
-    rows = [row(number, focus=f"focus {number // 2}") for number in range(120)]
-    clean = tmp_path / "clean"
-    store.write_examples(clean, rows)
-    kept_out = next(each for each in rows if part_of(each.focus, settings.corpus, settings.seed) == "heldout")
-    passage = {"id": "reference-1", "title": kept_out.focus, "text": "A zebrafish helps to read up on it."}
-    store.write_jsonl(clean / "library.jsonl", [passage])
-    ids: dict[str, set[str]] = {}
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    root = tmp_path_factory.mktemp("splits")
+    settings = load_profile("smoke", {"paths.data": str(root / "data"), "paths.outputs": str(root / "outputs")})
+    clean = clean_folder(root / "clean", ROWS, sides_of(ROWS, settings))
+    folders, outcomes = {}, {}
     for part in ("train", "validation"):
-        job = make_job(f"splits/{part}", settings, {"corpus/clean": clean}, sections=("corpus",))
-        outcome = run(job)
-        assert [(check.name, check.passed) for check in outcome.checks] == [
-            ("schema_and_ranges", True), ("no_focus_overlap", True), ("not_empty", True),
-        ]  # fmt: skip
-        ids[part] = {each.id for each in store.read_examples(job.out)}
-        name = f"medxpert_{part}.jsonl"
-        assert outcome.exports == {name: settings.data / name}
-        assert {line["id"] for line in store.read_jsonl(job.out / name)} == ids[part]
-        assert (job.out / "evidence").exists() == (part == "train")
-        counted = outcome.metadata["focus_groups_by_part"]["table"]
-        assert sum(counted[0][name] for name in ("train", "validation", "heldout")) == 60
-    ids["heldout"] = {each.id for each in heldout(clean, settings.corpus, settings.seed, "custom")}
-    assert ids["heldout"] and sum(map(len, ids.values())) == 120 == len(set().union(*ids.values()))
-    assert heldout(clean, settings.corpus, settings.seed, "medquad") == []
+        folders[part] = root / part
+        folders[part].mkdir()
+        job = Job(f"splits/{part}", scoped(settings, ("corpus",)), {"corpus/clean": clean}, root / part, root, "cpu", Collected())
+        outcomes[part] = run(job)
+    return Made(clean, settings, folders, outcomes)
 
-    index = EvidenceIndex.load(tmp_path / "made" / "splits" / "train" / "evidence")
-    assert kept_out.id in ids["heldout"]
-    assert {found.id.rpartition("#")[0] for found in index.search(kept_out.answer, 200)} <= {*ids["train"], "reference-1"}
-    assert [found.id for found in index.search("zebrafish", 5)] == ["reference-1#1"]  # reading up is allowed, on held-out foci too
+
+def ids(made: Made) -> dict[str, list[str]]:
+    """Ids of the rows on each side, as they stand in the corpus."""
+    return {side: [place["id"] for place in store.read_jsonl(made.clean / PARTS) if place["part"] == side] for side in SIDES}
+
+
+@pytest.mark.parametrize("part", ["train", "validation"])
+def test_a_split_has_the_rows_of_its_side_and_passes_its_checks(made: Made, part: str) -> None:
+    assert [each.id for each in store.read_examples(made.folders[part])] == ids(made)[part] != []
+    checks = made.outcomes[part].checks
+    assert [check.name for check in checks] == CHECKS and all(check.passed for check in checks if check.severity == "error")
+    require_valid(made.folders[part], f"splits/{part}")
+
+
+@pytest.mark.parametrize("part", ["train", "validation"])
+def test_a_split_is_shown_in_the_data_folder(made: Made, part: str) -> None:
+    name = f"medxpert_{part}.jsonl"
+    assert made.outcomes[part].exports == {name: made.settings.data / name}
+    lines = store.read_jsonl(made.folders[part] / name)
+    assert [line["id"] for line in lines] == ids(made)[part]
+    assert all(set(line) - {"options"} == {"id", "question", "answer", "category", "source", "difficulty"} for line in lines)
+
+
+def test_no_row_is_lost_and_none_stands_twice(made: Made) -> None:
+    held = [each.id for source in ("custom", "medquad") for each in heldout(made.clean, source)]
+    assert set(held) == set(ids(made)["heldout"]) and held
+    split = [each.id for folder in made.folders.values() for each in store.read_examples(folder)]
+    assert sorted([*held, *split]) == sorted(each.id for each in ROWS)
+
+
+def test_held_out_rows_are_given_by_source(tmp_path: Path) -> None:
+    rows = [row(number, source=source) for number, source in enumerate(("custom", "medquad", "custom", "medquad", "custom"))]
+    sides: list[Part] = ["heldout", "heldout", "train", "validation", "heldout"]
+    clean = clean_folder(tmp_path, rows, sides)
+    assert heldout(clean, "custom") == [rows[0], rows[4]] and heldout(clean, "medquad") == [rows[1]] and heldout(clean, "medtext") == []
+    assert [(each, side) for each, side, _ in assigned(clean)] == list(zip(rows, sides, strict=True))
+
+
+def test_people_see_counts_by_source_and_part(made: Made) -> None:
+    metadata = made.outcomes["train"].metadata
+    assert metadata["rows"] == len(ids(made)["train"])
+    custom, medquad = metadata["parts_by_source"]["table"]
+    assert sum(custom[f"{side} groups"] for side in SIDES) == 120 and sum(custom[f"{side} rows"] for side in SIDES) == 240
+    assert sum(medquad[f"{side} groups"] for side in SIDES) == 1
+    assert (made.folders["train"] / metadata["lengths"]["image"]).read_bytes().startswith(b"\x89PNG")
+    assert (made.folders["train"] / metadata["validation_report"]["file"]).is_file()
+
+
+def test_only_train_has_evidence_and_it_may_read_up_on_held_out_foci(made: Made) -> None:
+    assert not (made.folders["validation"] / "evidence").exists()
+    index = EvidenceIndex.load(made.folders["train"] / "evidence")
+    allowed = {*ids(made)["train"], "reference-1"}
+    for each in heldout(made.clean, "custom"):
+        assert {found.id.rpartition("#")[0] for found in index.search(each.answer, 200)} <= allowed
+    assert [found.id for found in index.search("zebrafish", 5)] == ["reference-1#1"]
+
+
+def split(name: str, clean: Path, settings: Settings, make_job: JobMaker) -> tuple[Path, Outcome, dict[str, CheckResult]]:
+    job = make_job(f"splits/{name}", settings, {"corpus/clean": clean}, sections=("corpus",))
+    outcome = run(job)
+    return job.out, outcome, {check.name: check for check in outcome.checks}
+
+
+def test_the_evidence_leaves_out_training_texts_that_answer_held_back_questions(
+    tmp_path: Path, settings: Settings, make_job: JobMaker
+) -> None:
+    inherited = "The pattern of inheritance is autosomal recessive, which means that both copies of the gene carry the change."
+    frequent = "Nobody knows how often it comes, for no country has counted the people in whom it was found."
+    own = "Wheezing in the night is what brings most people with it to a clinic in the first place."
+    rows = [row(number, answer=answer) for number, answer in enumerate((inherited, frequent, own, inherited, frequent))]
+    clean = clean_folder(tmp_path / "clean", rows, ["train", "train", "train", "validation", "heldout"])
+    out, outcome, _ = split("train", clean, settings, make_job)
+    assert outcome.metadata["passages_left_out"] == 2 and outcome.metadata["evidence_passages"] == 2
+    index = EvidenceIndex.load(out / "evidence")
+    assert {found.id for text in (inherited, frequent, own) for found in index.search(text, 9)} <= {"custom-2#1", "reference-1#1"}
+    assert index.search(own, 1)[0].id == "custom-2#1"
+
+
+GOUT = row(1, source="medquad", focus="gout", synonyms=("podagra",), cuis=("C0018099",))
+SYNONYM = row(2, source="medquad", focus="urate arthritis", synonyms=("Podagra",))
+CONCEPT = row(2, source="medquad", focus="urate arthritis", cuis=("c0018099",))
+
+
+@pytest.mark.parametrize(
+    ("other", "sides", "shared"),
+    [
+        (SYNONYM, ["train", "heldout"], "podagra"),
+        (CONCEPT, ["validation", "heldout"], "cui C0018099"),
+        (row(2, focus="GOUT "), ["train", "validation"], "gout"),
+        (SYNONYM, ["validation", "validation"], ""),
+    ],
+)
+def test_a_name_on_two_sides_fails_the_blocking_check(
+    other: QAExample, sides: list[Part], shared: str, tmp_path: Path, settings: Settings, make_job: JobMaker
+) -> None:
+    clean = clean_folder(tmp_path / "clean", [GOUT, other], sides)
+    check = split("validation", clean, settings, make_job)[2]["no_focus_overlap"]
+    assert (check.passed, check.severity) == (not shared, "error")
+    assert (check.values["shared"], check.values["such_as"]) == (bool(shared), shared)
 
 
 def test_a_part_without_rows_fails_its_checks(tmp_path: Path, settings: Settings, make_job: JobMaker) -> None:
-    focus = next(f"focus {number}" for number in range(100) if part_of(f"focus {number}", settings.corpus, settings.seed) == "train")
-    store.write_examples(tmp_path / "clean", [row(focus=focus)])
-    store.write_jsonl(tmp_path / "clean" / "library.jsonl", [])
-    outcome = run(make_job("splits/validation", settings, {"corpus/clean": tmp_path / "clean"}, sections=("corpus",)))
-    assert {check.name: check.passed for check in outcome.checks} == {
-        "schema_and_ranges": False, "no_focus_overlap": True, "not_empty": False,
-    }  # fmt: skip
+    out, _, checks = split("validation", clean_folder(tmp_path / "clean", [row(1)], ["train"]), settings, make_job)
+    assert {name for name, check in checks.items() if not check.passed and check.severity == "error"} == {"schema_and_ranges", "not_empty"}
+    assert store.read_examples(out) == []
+
+
+def test_a_source_that_is_split_in_other_shares_is_told(tmp_path: Path, settings: Settings, make_job: JobMaker) -> None:
+    rows = [row(number) for number in range(20)]
+    clean = clean_folder(tmp_path / "clean", rows, ["train"] * 10 + ["validation"] * 10)  # type: ignore[arg-type]
+    _, _, checks = split("validation", clean, settings, make_job)
+    check = checks["shares_by_source"]
+    assert (check.passed, check.severity) == (False, "warn")
+    assert "custom: 10 of 20 groups in validation, 10% wanted" in check.description and "0 of 20 groups in heldout" in check.description
+
+
+@pytest.mark.parametrize("places", [1, 3])
+def test_sides_for_another_number_of_rows_are_an_error(places: int, tmp_path: Path, settings: Settings, make_job: JobMaker) -> None:
+    clean = clean_folder(tmp_path / "clean", [row(1), row(2)], ["train", "heldout"])
+    store.write_jsonl(clean / PARTS, [{"id": f"custom-{number}", "part": "train", "group": "g"} for number in range(1, places + 1)])
+    with pytest.raises(ValueError, match="argument 2 is"):
+        split("train", clean, settings, make_job)
+    with pytest.raises(ValueError, match="argument 2 is"):
+        heldout(clean, "custom")
+
+
+def test_the_same_corpus_gives_the_same_files(made: Made, tmp_path: Path, make_job: JobMaker) -> None:
+    out, _, _ = split("train", made.clean, made.settings, make_job)
+    trees = [
+        {name: value for name, value in store.hash_tree(folder).items() if not name.startswith(("docs/", "plots/"))}
+        for folder in (made.folders["train"], out)
+    ]
+    assert trees[0] == trees[1] and {"rows.jsonl", "validation.json", "medxpert_train.jsonl", "evidence/passages.jsonl"} <= trees[0].keys()

@@ -1,0 +1,169 @@
+"""How the files of benchmarks are read: JSON lines in two forms, the hub's tables in parquet, and PubMedQA's pair of files.
+
+    rows = list(choices([Path("medqa_test.jsonl")], "medqa", 4))
+
+A row that is not as its publisher writes it is an error that names file and line: nothing is guessed and nothing left out.
+Each row's `origin` is "file:line" (in a table, the row's number from 1). What this leaves out: the right answers' explanations.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from medpipe.errors import MedpipeError
+from medpipe.schema import LETTERS, QAExample
+
+_CHOICES = re.compile(r"\s*Answer Choices:\s*(?=\(A\)\s)")
+_TASKS = {"Diagnosis": "diagnosis", "Treatment": "treatment"}  # MedXpertQA's task → our kind of question
+_COLUMNS = ("opa", "opb", "opc", "opd")  # MedMCQA's options
+
+
+def choices(paths: Sequence[Path], source: str, count: int) -> Iterator[QAExample]:
+    """Multiple-choice questions from files each of which is a table in parquet, as the hub serves it, or JSON lines.
+
+    Args:
+        source: the benchmark's name, for the rows.
+        count: options per question.
+
+    Raises:
+        MedpipeError: a row is malformed.
+    """
+    for path in paths:
+        yield from (_columns if path.suffix == ".parquet" else _lines)(path, source, count)
+
+
+def _lines(path: Path, source: str, count: int) -> Iterator[QAExample]:
+    """Rows in the hub's form, or in the one-line form of MedXpertQA's repository (options inside the question's text)."""
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        row = _json(line, where)
+        stem, options = _question(row, count, where)
+        label = row.get("label", row.get("answer_idx"))
+        if isinstance(label, list) and len(label) == 1:
+            label = label[0]
+        if label not in list(LETTERS[:count]):
+            raise malformed(where, f"label {label!r}", f"one letter from A to {LETTERS[count - 1]}")
+        yield _example(
+            where, id=str(row.get("id") or f"test-{number - 1:05d}"), question=stem, answer=label, source=source, options=options,
+            category=str(row.get("body_system") or "general"), qtype=_TASKS.get(str(row.get("medical_task")), "information"),
+        )  # fmt: skip
+
+
+def _columns(path: Path, source: str, count: int) -> Iterator[QAExample]:
+    """Rows of a table of MedMCQA or MMLU: options in columns of their own, the right one by its number from 0."""
+    for number, row in enumerate(_parquet(path), 1):
+        where = f"{path}:{number}"
+        try:
+            options = tuple(row["choices"] if "choices" in row else [row[column] for column in _COLUMNS])
+            right, subject = row["answer"] if "answer" in row else row["cop"], row.get("subject") or row.get("subject_name") or "general"
+            id, question = row.get("id") or f"{subject}-{number - 1:05d}", row["question"]
+        except (KeyError, TypeError) as error:
+            raise malformed(where, f"the columns {', '.join(row)}", "question, options and the right one's number") from error
+        if len(options) != count or not all(isinstance(option, str) for option in options):
+            raise malformed(where, f"options {str(options)[:80]}", f"{count} texts")
+        # A wrong option may be empty, as it was published: with columns of its own it can't be one that was cut wrongly.
+        if not isinstance(right, int) or right not in range(count) or not options[right].strip():
+            raise malformed(where, f"answer {right!r}", f"the number of an option that is not empty, from 0 to {count - 1}")
+        yield _example(
+            where, id=id, question=question, answer=LETTERS[right], source=source, category=subject,
+            options=tuple(option.strip() for option in options),
+        )  # fmt: skip
+
+
+def _parquet(path: Path) -> list[dict[str, Any]]:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        return parquet.read_table(path).to_pylist()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise malformed(str(path), f"a file that can't be read as parquet ({error})", "the table as published") from error
+
+
+def _question(row: dict[str, Any], count: int, where: str) -> tuple[str, tuple[str, ...]]:
+    """The question without its options, and the options: from their own field, otherwise from the question's text."""
+    text, field = row.get("question"), row.get("options")
+    if not isinstance(text, str):
+        raise malformed(where, f"{type(text).__name__} as question", "text")
+    *_, last = [*_CHOICES.finditer(text)] or [None]
+    stem, tail = (text[: last.start()], text[last.end() :]) if last else (text, "")
+    try:
+        if isinstance(field, list):  # [{"letter": "A", "content": "…"}, …]
+            field = {entry["letter"]: entry["content"] for entry in field}
+        options = tuple(field[letter].strip() for letter in LETTERS[: len(field)]) if field else _split_options(tail, count)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise malformed(where, f"options {str(field)[:80]!r}", "a text for each letter from A on") from error
+    if len(options) != count or not all(options):
+        raise malformed(where, f"{len([option for option in options if option])} options", f"{count}, none empty")
+    return stem.strip(), options
+
+
+def _split_options(tail: str, count: int) -> tuple[str, ...]:
+    """Cut `(A) … (B) …` at the letters in their order: an option may itself contain `V(D)J` or `Rh(D)`.
+
+    One letter more than `count` is looked for, so that a row with an option too many is noticed.
+    """
+    cuts: list[tuple[int, int]] = []
+    for letter in LETTERS[: count + 1]:
+        found = re.compile(rf"(?:^|(?<=\s))\({letter}\)\s").search(tail, cuts[-1][1] if cuts else 0)
+        if found is None:
+            break
+        cuts.append(found.span())
+    stops = [start for start, _ in cuts[1:]] + [len(tail)]
+    return tuple(tail[end:stop].strip() for (_, end), stop in zip(cuts, stops, strict=False))
+
+
+def pubmedqa(paths: Sequence[Path], source: str, count: int) -> Iterator[QAExample]:
+    """The rows of PubMedQA's official test split (its questions, then its split), with the abstract's passages as context.
+
+    Raises:
+        MedpipeError: an entry is malformed, or one of the split is missing.
+    """
+    questions, split = paths
+    entries, truth = (_json(path.read_bytes(), str(path)) for path in paths)
+    for id, decision in truth.items():
+        where = f"{questions}, entry {id} (listed in {split.name})"
+        entry = entries.get(id) or {}
+        try:
+            question, passages, known = entry["QUESTION"], tuple(entry["CONTEXTS"]), entry["final_decision"]
+        except (KeyError, TypeError) as error:
+            raise malformed(where, "an entry without QUESTION, CONTEXTS or final_decision", "all three") from error
+        if decision not in ("yes", "no", "maybe") or decision != known:
+            raise malformed(where, f"answer {decision!r} beside {known!r}", "yes, no or maybe, the same in both files")
+        yield _example(
+            where, id=id, question=question, answer=LETTERS[("yes", "no", "maybe").index(decision)], source=source,
+            options=("yes", "no", "maybe"), context=passages, origin=questions.name,
+        )  # fmt: skip
+
+
+def _example(where: str, **fields: Any) -> QAExample:
+    try:  # what a benchmark's question is about is not told: its id stands for it
+        return QAExample(**{"focus": fields["id"], "origin": Path(where).name, **fields})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise malformed(where, f"{'.'.join(map(str, first['loc'])) or 'a row'} = {str(first['input'])[:80]!r}", first["msg"]) from error
+
+
+def _json(raw: bytes, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(raw)
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or nested without end
+        raise malformed(where, f"text that is not JSON ({error})", "a JSON object") from error
+    if not isinstance(value, dict):
+        raise malformed(where, type(value).__name__, "a JSON object")
+    return value
+
+
+def malformed(where: str, got: str, expected: str) -> MedpipeError:
+    """The error for a file or row that is not as it was published."""
+    return MedpipeError(
+        got=got, expected=expected, where=where, do="fetch the file again from its publisher: a benchmark is run whole or not at all"
+    )

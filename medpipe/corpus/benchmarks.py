@@ -1,0 +1,231 @@
+"""The published benchmarks: what each is, where its files come from, and the asset sources/benchmarks.
+
+    run(job)                                                     # job.name = "sources/benchmarks"
+    rows = read(job.inputs["sources/benchmarks"], "medqa")
+
+For evaluation only. The corpus drops what a benchmark asks, the evaluations ask it, and no row goes anywhere else: both read
+this one asset, so that exactly the questions that are asked later are kept out of training. A file is taken from the mirror
+folder, then from outputs/downloads, then from the network; a benchmark that can't be had is reported and left out. Every
+row must parse: a wrong row stops the run, because a benchmark with rows left out is another benchmark.
+What this leaves out: how a file is read (benchmark_files.py), the search for contamination (contamination.py), and scoring.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from medpipe import store
+from medpipe.config import Settings
+from medpipe.corpus.benchmark_files import choices, malformed, pubmedqa
+from medpipe.corpus.download import MIRROR, fetch, find_local, mirror_folder
+from medpipe.corpus.sources import cache, lock_file
+from medpipe.errors import SourceUnreachable
+from medpipe.job import Job, Outcome
+from medpipe.schema import CheckResult, QAExample
+
+CONTENTS = "benchmarks.json"
+HUB = "https://huggingface.co"
+_MEDXPERTQA = f"{HUB}/datasets/TsinghuaC3I/MedXpertQA"
+_MEDQA = f"{HUB}/datasets/GBaker/MedQA-USMLE-4-options"
+_PUBMEDQA = "https://raw.githubusercontent.com/pubmedqa/pubmedqa/master/data"
+_MEDMCQA = f"{HUB}/datasets/openlifescienceai/medmcqa"
+_MMLU = f"{HUB}/datasets/cais/mmlu"
+_SUBJECTS = ("anatomy", "clinical_knowledge", "college_biology", "college_medicine", "medical_genetics", "professional_medicine")
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of a benchmark: the names it may have locally (the first is that of a download), and where it is published."""
+
+    names: tuple[str, ...]
+    url: str
+
+
+@dataclass(frozen=True)
+class Published:
+    """A benchmark and its papers."""
+
+    name: str  # source of its rows
+    title: str
+    licence: str
+    citation: str
+    url: str  # its page, for people
+    options: int  # per question
+    files: tuple[File, ...]
+    parser: Callable[[Sequence[Path], str, int], Iterator[QAExample]]  # files, name, options
+    whole: str = ""  # name of one file in JSON lines that stands for all of `files` in a mirror folder
+
+    @property
+    def mirror_names(self) -> tuple[str, ...]:
+        """Every file name that is looked for in the mirror folder."""
+        return (*filter(None, [self.whole]), *(name for file in self.files for name in file.names))
+
+    def local(self, settings: Settings) -> list[tuple[File, Path | None]]:
+        """Its files, each with the place where it lies now, or None where it has to be downloaded."""
+        mirror = mirror_folder()
+        if self.whole and mirror and (mirror / self.whole).is_file():
+            return [(File((self.whole,), self.url), mirror / self.whole)]
+        return [(file, find_local(file.names, cache(settings))) for file in self.files]
+
+
+def run(job: Job) -> Outcome:
+    """Read every benchmark; writes rows.jsonl (`source` names the benchmark) and benchmarks.json (papers, files, what is missing).
+
+    Raises:
+        MedpipeError: a row is malformed; the message names file and line.
+    """
+    rows: list[QAExample] = []
+    contents: dict[str, dict[str, Any]] = {}
+    for name, benchmark in PUBLISHED.items():
+        papers = {"title": benchmark.title, "licence": benchmark.licence, "citation": benchmark.citation, "url": benchmark.url}
+        found, files, reason = list[QAExample](), dict[str, str](), ""
+        try:
+            paths = _obtain(benchmark, job)
+        except SourceUnreachable as error:
+            # The exact error goes to the log only: a file whose words change from run to run would have all training redone.
+            host = urlsplit(benchmark.files[0].url).netloc
+            reason = f"neither {benchmark.mirror_names[0]} in the folder {MIRROR} nor a download from {host}"
+            told = " ".join(str(error).split())
+            job.report.warn(f"{benchmark.title} is not asked, and the corpus is not compared with it: got {reason} ({told})")
+        else:
+            found = parse(benchmark, paths)
+            files = {path.name: store.sha256_file(path) for path in paths}
+            job.report.log(f"{benchmark.title}: {len(found)} questions")
+        status = "unreachable" if reason else "ok"
+        contents[name] = {**papers, "status": status, "reason": reason, "questions": len(found), "files": files}
+        rows += found
+    store.write_examples(job.out, rows)
+    store.write_json(job.out / CONTENTS, contents)
+    return Outcome({"questions": len(rows), "benchmarks": {"table": _table(contents)}}, (_reachable(contents),))
+
+
+def parse(benchmark: Published, paths: Sequence[Path]) -> list[QAExample]:
+    """All questions of a benchmark's files, in their published order.
+
+    Raises:
+        MedpipeError: a row is malformed, an id stands twice, or there is no row.
+    """
+    rows: dict[str, QAExample] = {}
+    for row in benchmark.parser(paths, benchmark.name, benchmark.options):
+        if row.id in rows:
+            raise malformed(f"{paths[0].parent / row.origin}", f"the id {row.id} again", "one row for each id")
+        rows[row.id] = row
+    if not rows:
+        raise malformed(str(paths[0]), "no rows", "at least one question")
+    return list(rows.values())
+
+
+def read(folder: Path, name: str) -> list[QAExample]:
+    """All questions of one benchmark, in their published order, from the finished folder of sources/benchmarks.
+
+    Raises:
+        SourceUnreachable: it could not be had when the folder was made.
+    """
+    about = store.read_json(folder / CONTENTS)[name]
+    if about["status"] != "ok":
+        raise SourceUnreachable(
+            got=about["reason"], expected=f"the questions of {about['title']}", where=str(folder),
+            do=f"put the file into a folder and set {MIRROR} to it, or materialise sources/benchmarks again with a network",
+        )  # fmt: skip
+    return [row for row in store.read_examples(folder) if row.source == name]
+
+
+def stamp(settings: Settings, attempt: str) -> dict[str, str]:
+    """What the rows would be read from now, cheaply, for the fingerprint.
+
+    A file in the mirror folder is known by its content, one that was downloaded by its url. One that is missing is known by
+    its url and `attempt` (the run's id): it is asked for again in every run, although the asset stands without it.
+    """
+    parts: dict[str, str] = {}
+    for file, found in [entry for benchmark in PUBLISHED.values() for entry in benchmark.local(settings)]:
+        if found is None:
+            parts[f"missing {file.names[0]}"] = f"{file.url} {attempt}"
+        elif found.resolve().is_relative_to(cache(settings).resolve()):
+            parts[f"downloaded {file.names[0]}"] = file.url
+        else:
+            parts[found.name] = store.sha256_file(found)
+    return parts
+
+
+def _obtain(benchmark: Published, job: Job) -> list[Path]:
+    """Its files, downloaded where they are not here yet."""
+    folder, lock = cache(job.settings), lock_file(job.settings)
+    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
+        for file, found in benchmark.local(job.settings):
+            if not found and file.url.startswith(HUB):
+                raise SourceUnreachable(
+                    got="HF_HUB_OFFLINE", expected=f"{' or '.join(file.names)} in the folder {MIRROR}", where=benchmark.title,
+                    do="put the file there, or unset HF_HUB_OFFLINE",
+                )  # fmt: skip
+    return [
+        fetch((found.name,) if found else file.names, address(file.url), folder, what=benchmark.title, lock=lock, report=job.report)
+        for file, found in benchmark.local(job.settings)
+    ]
+
+
+def address(url: str) -> str:
+    """The url at the hub that HF_ENDPOINT names, as huggingface_hub reads it."""
+    return (os.environ.get("HF_ENDPOINT") or HUB).rstrip("/") + url.removeprefix(HUB) if url.startswith(HUB) else url
+
+
+def _table(contents: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {
+            "benchmark": about["title"], "licence": about["licence"], "questions": about["questions"], "status": about["status"],
+            "sha256": ", ".join(f"{name} {sha256}" for name, sha256 in about["files"].items()), "citation": about["citation"],
+        }
+        for about in contents.values()
+    ]  # fmt: skip
+
+
+def _reachable(contents: dict[str, dict[str, Any]]) -> CheckResult:
+    missing = [about["title"] for about in contents.values() if about["status"] != "ok"]
+    said = f"not to be had: {', '.join(missing)}" if missing else "every benchmark could be read"
+    values = {"read": len(contents) - len(missing), "missing": ", ".join(missing) or "none"}
+    return CheckResult(name="reachable", passed=not missing, severity="warn", description=said, values=values)
+
+
+PUBLISHED: dict[str, Published] = {
+    benchmark.name: benchmark
+    for benchmark in (
+        Published(
+            "medxpertqa", "MedXpertQA (text, ten options)", "MIT",
+            "Zuo et al., MedXpertQA: Benchmarking Expert-Level Medical Reasoning and Understanding, 2025, arXiv 2501.18362",
+            _MEDXPERTQA, 10,
+            (File(("medxpertqa_text_test.jsonl", "medxpertqa_text_sampled.jsonl"), f"{_MEDXPERTQA}/resolve/main/Text/test.jsonl"),),
+            choices,
+        ),
+        Published(
+            "medqa", "MedQA (USMLE, four options)", "MIT (the hub's copy says CC BY 4.0)",
+            "Jin et al., What Disease Does This Patient Have?, Applied Sciences 11 (2021) 6421, arXiv 2009.13081",
+            _MEDQA, 4, (File(("medqa_test.jsonl",), f"{_MEDQA}/resolve/main/phrases_no_exclude_test.jsonl"),), choices,
+        ),
+        Published(
+            "pubmedqa", "PubMedQA (yes, no or maybe)", "MIT",
+            "Jin et al., PubMedQA: A Dataset for Biomedical Research Question Answering, EMNLP 2019, arXiv 1909.06146",
+            "https://pubmedqa.github.io", 3,
+            tuple(File((name,), f"{_PUBMEDQA}/{name}") for name in ("ori_pqal.json", "test_ground_truth.json")), pubmedqa,
+        ),
+        Published(
+            "medmcqa", "MedMCQA (validation, four options)", "MIT (the hub's copy says Apache-2.0)",
+            "Pal et al., MedMCQA: A Large-scale Multi-Subject Multi-Choice Dataset for Medical domain Question Answering, "
+            "CHIL 2022, arXiv 2203.14371",
+            _MEDMCQA, 4,
+            (File(("medmcqa_validation.parquet",), f"{_MEDMCQA}/resolve/main/data/validation-00000-of-00001.parquet"),), choices,
+            whole="medmcqa.jsonl",
+        ),
+        Published(
+            "mmlu_medical", "MMLU (six medical subjects, four options)", "MIT",
+            "Hendrycks et al., Measuring Massive Multitask Language Understanding, ICLR 2021, arXiv 2009.03300",
+            _MMLU, 4,
+            tuple(File((f"mmlu_{name}_test.parquet",), f"{_MMLU}/resolve/main/{name}/test-00000-of-00001.parquet") for name in _SUBJECTS),
+            choices, whole="mmlu_medical.jsonl",
+        ),
+    )
+}  # fmt: skip
+"""Name → benchmark, in the order in which they are shown."""
