@@ -109,6 +109,7 @@ def choice_questions(conditions: Sequence[Condition], seed: int, per_condition: 
                     source="synthetic",
                     category=condition.specialty,
                     focus=condition.name,
+                    synonyms=condition.synonyms,
                     qtype="diagnosis",
                     difficulty="hard" if mean >= HARD else "medium" if mean >= MEDIUM else "easy",
                     question=question,

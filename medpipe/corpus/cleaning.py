@@ -29,6 +29,7 @@ QUARANTINE = "quarantine.parquet"
 COMPLETE, SUMMARY = "medxpert_complete.jsonl", "dataset_summary.json"
 BENCHMARKS = "sources/benchmarks"
 SHOWN_MATCHES = 20
+SAMPLES = 3  # and at least one of each source
 COLOURS: dict[str, str] = dict(
     zip(ORDER, ("#009E73", "#0072B2", "#CC79A7", "#E69F00"), strict=True)
 )  # Okabe and Ito: told apart by the colour-blind
@@ -70,7 +71,8 @@ def run(job: Job) -> Outcome:
     metadata: dict[str, Any] = {
         "rows": kept, "dropped": came - kept, "near_duplicates": sum(funnel.counts[name, NEARLY_SAME] for name in ORDER),
         "contaminated": sum(funnel.counts[name, CONTAMINATED] for name in ORDER), "library_passages": library,
-        "funnel": {"table": table}, "by_source": {"table": _by_source(funnel)}, "samples": {"table": sample_table(written.samples)},
+        "funnel": {"table": table}, "by_source": {"table": _by_source(funnel)},
+        "samples": {"table": sample_table(written.samples, len(written.samples))},
         "decontaminated_against": {"table": [{"benchmark": name, **_told_of(entry)} for name, entry in known.items()]},
         "contaminated_rows": {"table": matches[:SHOWN_MATCHES]},
         "categories": {"image": "plots/categories.png", "alt": "bars: rows per category, stacked by source"},
@@ -102,9 +104,9 @@ class _Written:
         row = kept.row
         self.categories[row.category, row.source] += 1
         self._parts[kept.part] += 1
-        if row.source not in {sample.source for sample in self.samples}:
-            self.samples.append(row)
         if kept.part != "heldout":
+            if len(self.samples) < SAMPLES or row.source not in {sample.source for sample in self.samples}:
+                self.samples.append(row)
             for field, counts in self._shown.items():
                 counts[getattr(row, field)] += 1
 

@@ -11,6 +11,7 @@ from typing import Annotated
 import yaml
 from pydantic import Field, ValidationError
 
+from medpipe.corpus.text import focus_key
 from medpipe.errors import MedpipeError
 from medpipe.schema import Frozen
 
@@ -64,9 +65,9 @@ def load_conditions(folder: Path) -> list[Condition]:
                 raise _wrong(
                     f"{'.'.join(str(part) for part in first['loc']) or 'an entry'}: {first['msg']}", "a condition", where
                 ) from error
-            for key in (condition.id, condition.name.lower()):
+            for key in (condition.id, *map(focus_key, (condition.name, *condition.synonyms))):  # rows are split by these names
                 if seen.setdefault(key, where) != where:
-                    raise _wrong(f"{key!r}, already used in {seen[key]}", "an id and a name of its own", where)
+                    raise _wrong(f"{key!r}, already used in {seen[key]}", "an id, a name and synonyms of its own", where)
             conditions.append(condition)
     if not conditions:
         raise _wrong("no condition", "at least one *.yaml file with conditions", str(folder))

@@ -23,7 +23,7 @@ What this leaves out: paraphrases, and answers that contradict each other in oth
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,8 +70,12 @@ class NearDuplicates:
         self._files["signatures"].append(signatures(words, PLACES))
         self._count += len(rows)
 
-    def replaced(self) -> dict[int, int]:
-        """Number of a row that goes (in the order of `add`) → number of the row that stays in its place."""
+    def replaced(self, without: Collection[int] = ()) -> dict[int, int]:
+        """Number of a row that goes (in the order of `add`) → number of the row that stays in its place.
+
+        Args:
+            without: rows that are neither: they go for another reason.
+        """
         import numpy as np
 
         if not self._count:
@@ -84,7 +88,7 @@ class NearDuplicates:
         asks = self._files["asks"].mapped(np.uint64).reshape(self._count, 2)
         compared: tuple[int, set[int]] = (-1, set())
         for later, earlier in self._candidates(best_first):
-            if later in stays:
+            if later in stays or later in without or earlier in without:
                 continue
             if compared[0] != later:
                 compared = later, set()

@@ -27,6 +27,7 @@ from medpipe.schema import QAExample
 PASSAGES = "passages.jsonl"
 CHUNK_CHARS = 400
 RUN = 8  # words: a run that a passage and a secret share
+BATCH = 2_000  # passages
 TOLD = 0.5  # share of a secret's runs, or of a passage's own, from which on the passage gives the secret away
 
 
@@ -161,7 +162,8 @@ def _telling(passages: list[str], secrets: Sequence[str]) -> list[bool]:
     # What is left shares a few runs: is one short secret whole among them? A run may stand in many secrets, so in batches.
     runs_of_secret = np.bincount(owner, minlength=len(secrets))
     left = np.flatnonzero((last > first) & ~telling[passage])
-    for part in np.array_split(left, len(left) // 20_000 + 1):
+    borders = np.flatnonzero(np.diff(passage[left])) + 1  # where another passage begins
+    for part in np.split(left, borders[BATCH::BATCH]):
         counts = last[part] - first[part]
         places = np.repeat(first[part] - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
         pairs = np.repeat(passage[part], counts) * max(len(secrets), 1) + owner[places]

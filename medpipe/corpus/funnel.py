@@ -3,9 +3,9 @@
     kept, dropped = clean(rows, settings.corpus, seed=0)      # in memory, for a look at a few rows
 
 The funnel, in this order: texts repaired (repair.py); bounds of length; questions about nothing and answers that say nothing;
-exact duplicates; rows that show a benchmark's question (contamination.py); near duplicates (dedup.py); rows that would join
-two sides of the split (groups.py). Of duplicates the row of the earlier source in ORDER stays, of near duplicates in one
-source the longer one. Rows stream through a memory-mapped Arrow file: a million of them need little more memory
+rows that show a benchmark's question (contamination.py); rows that would join two sides of the split (groups.py); exact and
+near duplicates of a row that stays (dedup.py): the row of the earlier source in ORDER stays, in one source the longer
+one. Rows stream through a memory-mapped Arrow file: a million of them need little more memory
 than their signatures (512 bytes each).
 """
 
@@ -23,9 +23,9 @@ from typing import Any
 from medpipe.config import Corpus
 from medpipe.corpus.contamination import Items, Match
 from medpipe.corpus.dedup import NearDuplicates
-from medpipe.corpus.groups import REFUSED, Groups
+from medpipe.corpus.groups import ANNOTATED, REFUSED, Groups, keys
 from medpipe.corpus.repair import names_nothing, repair, says_nothing
-from medpipe.corpus.text import compare_key
+from medpipe.corpus.shingles import word_list
 from medpipe.errors import MedpipeError
 from medpipe.schema import Part, QAExample
 
@@ -43,12 +43,13 @@ REASONS = (
     NO_SUBJECT,
     NO_ANSWER,
     TWO_RIGHT,
-    SAME,
     CONTAMINATED,
-    NEARLY_SAME,
     REFUSED,
+    SAME,
+    NEARLY_SAME,
 )
 BATCH = 2_000  # rows
+DIGEST = 16  # bytes
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,8 @@ class Funnel:
         self.counts: Counter[tuple[str, str]] = Counter()  # (source, "in" | "repaired" | "kept" | a reason) → rows
         self.matches: list[tuple[str, str, Match]] = []  # (source, id of the row, what it shares with a benchmark)
         self._corpus, self._items, self._drop = corpus, items, drop
-        self._seen: set[bytes] = set()
+        self._exact = bytearray()  # DIGEST bytes of each row in the spool: equal ones are exact duplicates
+        self._doubtful: list[tuple[int, list[str]]] = []  # number in the spool and keys of the rows that may join two sides
         self._near = NearDuplicates(scratch / "near")
         self._groups = Groups(corpus, seed)
         self._spool = _Spool(scratch / "rows.arrow")
@@ -89,17 +91,25 @@ class Funnel:
 
     def kept(self) -> Iterator[Kept]:
         """What stays, in the order in which it came; then the counts are whole."""
-        replaced = self._near.replaced()
         self._spool.close()
+        found = ((number, self._groups.conflict(ANNOTATED, names)) for number, names in self._doubtful)
+        refused = {number: conflict for number, conflict in found if conflict}
+        replaced = self._near.replaced(refused.keys())
         for number, row in enumerate(self._spool.rows()):
-            part = self._groups.part(row)
-            if number in replaced:
-                self._out(row, NEARLY_SAME, f"of {self._ids[replaced[number]]}, which stays")
-            elif part is None:
-                self._out(row, REFUSED)
+            if number in refused:
+                self._out(row, REFUSED, refused[number])
+            elif number in replaced:
+                stays = replaced[number]
+                same = self._digest(number) == self._digest(stays)
+                self._out(row, SAME if same else NEARLY_SAME, f"of {self._ids[stays]}, which stays")
             else:
                 self.counts[row.source, "kept"] += 1
+                part = self._groups.part(row)
+                assert part is not None, "only annotated rows can be refused"
                 yield Kept(row, part, self._groups.group(row))
+
+    def _digest(self, number: int) -> bytes:
+        return bytes(self._exact[number * DIGEST : (number + 1) * DIGEST])
 
     def table(self) -> list[dict[str, Any]]:
         """The funnel as rows of a table: source, step, rows.
@@ -126,10 +136,6 @@ class Funnel:
         row, changes = repair(row)
         self.counts[row.source, "repaired"] += any(change.step != "spaces" for change in changes)
         reason = _reason(row, self._corpus)
-        if not reason:
-            key = hashlib.sha256(f"{compare_key(row.question)}\0{compare_key(row.answer_text)}".encode("utf-8", "surrogatepass")).digest()
-            reason = SAME if key in self._seen else ""
-            self._seen.add(key)
         if reason:
             self._out(row, reason)
             return None
@@ -147,6 +153,10 @@ class Funnel:
             self._near.add(ours, ORDER.index(source))
             self._spool.add(ours)
             for row in ours:
+                text = f"{' '.join(word_list(row.question))}\0{' '.join(word_list(row.answer_text))}"
+                self._exact += hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=DIGEST).digest()
+                if source == ANNOTATED:
+                    self._doubtful.append((len(self._ids), keys(row)))
                 self._ids.append(row.id)
                 self._groups.link(row)
 
@@ -173,7 +183,7 @@ def _reason(row: QAExample, corpus: Corpus) -> str:
     if len(row.question) > corpus.max_question_chars:
         return TOO_LONG
     if row.is_choice:
-        return TWO_RIGHT if [compare_key(option) for option in row.options].count(compare_key(row.answer_text)) > 1 else ""
+        return TWO_RIGHT if [_plain(option) for option in row.options].count(_plain(row.answer_text)) > 1 else ""
     if len(row.answer) > corpus.max_answer_chars:
         return ANSWER_TOO_LONG
     if names_nothing(row.question):
@@ -181,6 +191,11 @@ def _reason(row: QAExample, corpus: Corpus) -> str:
     if says_nothing(row.question, row.answer):
         return NO_ANSWER
     return ANSWER_TOO_SHORT if len(row.answer) < corpus.min_answer_chars else ""
+
+
+def _plain(option: str) -> str:
+    """An option as one reads it: signs count, "< 5" is not "> 5"."""
+    return " ".join(option.casefold().split())
 
 
 def _batches(rows: Iterable[QAExample]) -> Iterator[list[QAExample]]:

@@ -4,11 +4,12 @@
     groups.link(row)            # every row, once
     groups.part(row)            # "train", "validation", "heldout", or None: refused
 
-A row's *keys* are its focus, the focus' synonyms and its UMLS concepts (CUIs), as its source annotates them. The bundled
-conditions (SENIOR) fall by a hash of their own name. MedQuAD's rows are joined where they share a key, and a joined group
-falls by the hash of its smallest key, or with the bundled condition in it. Every other row falls with the group that its focus
-names, or by its own hash. So a new row of the user's, or of MedText, moves no row; a new archive of MedQuAD or
-a new bundled condition can, and is a new version of the corpus.
+A row's *keys* are its focus, the focus' synonyms and its UMLS concepts (CUIs), as its source annotates them.
+- The bundled conditions (SENIOR) fall by a hash of their own name, synonyms with them.
+- MedQuAD's rows are joined where they share a key, and a joined group falls with a bundled condition in it, otherwise by the
+  hash of its smallest key. Every other row falls with the group that its focus names, or by its own hash. So a new row
+  of the user's, or of MedText, moves no row; a new archive of MedQuAD or a new bundled condition can, and is a new
+  version of the corpus.
 - A group with more than LARGE foci always trains: in MedQuAD one of 2,219 foci hangs together by concepts such as
   "Syndrome" (C0039082), and a group cut in two would put that concept on both sides.
 - A MedQuAD row that carries the name of a bundled condition of another side is refused: it would join two sides.
@@ -48,34 +49,45 @@ class Groups:
         self._foci: dict[str, set[str]] = {}  # smallest key of a group → foci in it
         self._senior: dict[str, Part] = {}
         self._seniors_of: dict[str, list[str]] | None = None
+        self._names: dict[str, str] = {}  # smallest key of a group → its name
 
     def link(self, row: QAExample) -> None:
         """Note a row's keys; a row of ANNOTATED joins the groups that hold them."""
         if row.source == SENIOR:
-            key = focus_key(row.focus)
-            self._senior[key] = self._hashed(key)
+            own, *others = keys(row)
+            self._senior |= dict.fromkeys((own, *others), self._hashed(own))
         elif row.source == ANNOTATED:
             first, *others = keys(row)
             self._foci.setdefault(self._root(first), set()).add(first)
             for other in others:
                 self._join(self._root(first), self._root(other))
-        self._seniors_of = None
+        self._seniors_of, self._names = None, {}
 
     def part(self, row: QAExample) -> Part | None:
         """The side of a row, or None where it would stand on two."""
-        own, *others = keys(row)
-        if own in self._senior and (row.source == SENIOR or not others):
-            return self._senior[own]
-        root = self._root(own) if own in self._parent else None
-        part = self._part_of_group(root) if root else self._hashed(own)
-        if any(self._senior.get(key, part) != part for key in (own, *others)):
-            return None
-        return part
+        return None if self.conflict(row.source, names := keys(row)) else self._side(row.source, names)
+
+    def conflict(self, source: str, names: list[str]) -> str:
+        """Why a row of this source with these keys would stand on two sides; empty where it would not."""
+        side = self._side(source, names)
+        wrong = next((name for name in names if self._senior.get(name, side) != side), None)
+        return f"{wrong!r} is a bundled condition on the side {self._senior[wrong]}, and its group falls on {side}" if wrong else ""
 
     def group(self, row: QAExample) -> str:
-        """Name of the group: its smallest key."""
+        """Name of the group: its smallest focus."""
         own = focus_key(row.focus)
-        return own if row.source == SENIOR or own not in self._parent else self._root(own)
+        if row.source == SENIOR or own not in self._parent:
+            return own
+        root = self._root(own)
+        if root not in self._names:
+            self._names[root] = min(self._foci.get(root) or {root})
+        return self._names[root]
+
+    def _side(self, source: str, names: list[str]) -> Part:
+        own, *others = names
+        if own in self._senior and (source == SENIOR or not others):
+            return self._senior[own]
+        return self._part_of_group(self._root(own)) if own in self._parent else self._hashed(own)
 
     def _part_of_group(self, root: str) -> Part:
         if len(self._foci.get(root, ())) > LARGE:

@@ -25,8 +25,8 @@ _FIRST_MARK = re.compile(r"\A\s*-\s+(?=\S)")
 _FIRST_QUESTION = re.compile(r"\A\s*([^.?!\n]{3,250}\?)\s+(?=\S)")
 _PAGE_WORDS = re.compile(
     r"\(Watch the video.*?keyboard\.\)"
-    r"|You can use the MedlinePlus Medical Dictionary to look up the definitions for these medical terms\."
-    r"|If the information is available, the table below includes how often the symptom is seen in people with this condition\."
+    r"|\bYou can use the MedlinePlus Medical Dictionary to look up the definitions for these medical terms\."
+    r"|\bIf the information is available, the table below includes how often the symptom is seen in people with this condition\."
     r"|(?<![a-z] )\b(?:Please )?[Cc]lick here\b[^.]*\.(?=\s|\Z)",
     re.DOTALL,
 )

@@ -3,9 +3,10 @@
     words = Words.of(["What causes migraine?", "The causes of migraine are unknown."])
     hashes, owner = words.runs(8)        # every run of eight words, and the text that it stands in
 
-A word is a lower-case run of letters and digits, known by a 32-bit number that is the same in every process: 31 bits of
-a checksum, and a last bit that tells figures and negations, on which a meaning hangs, from other words. Among 500,000
-different words about 60 pairs share a number, so whoever decides by a single word must look at the text itself.
+A word is a lower-case run of letters and digits, or a sign that compares (<). It is known by a 32-bit number that is the
+same in every process: 31 bits of a checksum, and a last bit that tells figures, negations and such signs, on which a meaning
+hangs, from other words. Among 500,000 different words about 60 pairs share a number, so whoever decides by a single word must
+look at the text itself.
 What this leaves out: stemming, languages that do not put spaces between words.
 """
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_WORD = re.compile(r"[^\W_]+")
+_WORD = re.compile(r"[^\W_]+|[<>≤≥]")
 _ODD = 0x9E3779B97F4A7C15  # the golden ratio's fraction, odd: spreads neighbouring numbers over 64 bits
 
 
@@ -31,6 +32,7 @@ _LITTLE = (
     "a an and are as at be been by can could do does for from had has have how in is it its known many may might of on or people "
     "should some someone that the their there they this to was were what when where which who why will with would you your"
 )
+COMPARING = frozenset("<>≤≥")
 NEGATIONS = frozenset(_NEGATIONS.split())
 LITTLE = frozenset(_LITTLE.split())
 """Words that do not tell one question from another."""
@@ -40,7 +42,7 @@ class _Numbers(dict[str, int]):
     """Word → its number, computed once."""
 
     def __missing__(self, word: str) -> int:
-        decisive = word in NEGATIONS or any(sign.isdigit() for sign in word)
+        decisive = word in NEGATIONS or word in COMPARING or any(sign.isdigit() for sign in word)
         self[word] = number = zlib.crc32(word.encode("utf-8", "surrogatepass")) & ~1 | decisive
         return number
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -18,18 +19,26 @@ from medpipe.corpus import expectations, plots
 from medpipe.corpus.evidence import EvidenceIndex
 from medpipe.corpus.groups import keys
 from medpipe.corpus.sources import LIBRARY, count_table, sample_table
+from medpipe.errors import MedpipeError
 from medpipe.job import Job, Outcome
 from medpipe.schema import CheckResult, Part, QAExample
 
 PARTS = "parts.jsonl"
 EVIDENCE = "evidence"
+ENOUGH = 50  # groups of a source, below which its shares are up to chance
 FAR = 0.05  # a share of groups this far from the one asked for is told
 
 
 def assigned(folder_of_clean: Path) -> Iterator[tuple[QAExample, Part, str]]:
     """Every row of the clean corpus with its side and its group."""
     placed = store.iter_jsonl(folder_of_clean / PARTS)
-    for row, place in zip(store.iter_examples(folder_of_clean), placed, strict=True):
+    for row, place in zip_longest(store.iter_examples(folder_of_clean), placed):
+        if row is None or place is None or row.id != place["id"]:
+            got = f"the row {row.id if row else None!r} beside {place['id'] if place else None!r}"
+            raise MedpipeError(
+                got=got, expected="the same rows in the same order",
+                where=f"{store.ROWS} and {PARTS} in {folder_of_clean}", do="materialise corpus/clean again",
+            )  # fmt: skip
         yield row, place["part"], place["group"]
 
 
@@ -123,6 +132,8 @@ class _Overview:
         for source in sorted({source for source, _ in self._rows}):
             counts = {part: sum(name == source for name, _ in pairs) for part, pairs in self.groups.items()}
             total = sum(counts.values())
+            if total < ENOUGH:
+                continue
             far += [
                 f"{source}: {counts[part]} of {total} groups in {part}, {share:.0%} wanted"
                 for part, share in wanted.items()

@@ -215,5 +215,5 @@ def _told(condition: Condition, field: str) -> str:
 def _row(condition: Condition, kind: str, qtype: str, difficulty: Difficulty, question: str, answer: str) -> QAExample:
     return QAExample(
         id=f"synthetic-{condition.id}-{kind}", source="synthetic", category=condition.specialty, focus=condition.name,
-        qtype=qtype, difficulty=difficulty, question=question, answer=answer,
+        synonyms=condition.synonyms, qtype=qtype, difficulty=difficulty, question=question, answer=answer,
     )  # fmt: skip

@@ -13,7 +13,7 @@ import pytest
 
 from medpipe import store
 from medpipe.config import Corpus
-from medpipe.corpus.evidence import CHUNK_CHARS, EvidenceIndex
+from medpipe.corpus.evidence import CHUNK_CHARS, EvidenceIndex, _telling
 from medpipe.corpus.groups import part_of
 from medpipe.corpus.synthetic import generate, library, load_conditions
 from medpipe.errors import MedpipeError
@@ -224,3 +224,10 @@ def test_held_back_conditions_can_still_be_read_up_on(bundled: Bundled) -> None:
     assert index.left_out == len(free) - len(index) < 0.1 * len(free)
     for entry in bundled.library:
         assert any(found.id.startswith(f"{entry['id']}#") for found in index.search(entry["text"], 1)), entry["id"]
+
+
+def test_a_secret_is_found_wherever_its_passage_stands() -> None:
+    """Long lists are compared in batches; a passage on a border between two must not be missed."""
+    secret = " ".join(f"word{number}" for number in range(21))
+    passages = [f"{' '.join(f'other{n}x{number}' for number in range(40))} {' '.join(secret.split()[:16])}" for n in range(4_100)]
+    assert all(_telling(passages, [secret]))

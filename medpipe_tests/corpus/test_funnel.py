@@ -147,8 +147,9 @@ def test_a_drop_names_the_row_that_stays() -> None:
     rows = [row(1, **SAME_ROW), row(2, source="medquad", **VARIANTS[NEARLY_SAME]), row(3, source="medtext", **VARIANTS[NEARLY_SAME])]
     kept, dropped = clean(rows, CORPUS)
     assert [each.id for each in kept] == ["custom-1"]
-    by_id = {each.row.id: each for each in dropped}
-    assert by_id["custom-3"].detail == "of custom-1, which stays" and by_id["custom-2"].reason == SAME  # equal to custom-3
+    assert [(each.row.id, each.reason, each.detail) for each in dropped] == [
+        (f"custom-{number}", NEARLY_SAME, "of custom-1, which stays") for number in (2, 3)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -181,7 +182,7 @@ def test_kept_rows_come_with_their_side_and_group(tmp_path: Path) -> None:
     rows = [row(1, focus="Gout"), row(2, source="medquad", focus="Podagra", synonyms=("gout",))]
     _, kept, _ = poured(rows, tmp_path)
     side = part_of("gout", CORPUS, 0)
-    assert [(each.row, each.part, each.group) for each in kept] == [(each, side, "gout") for each in rows]
+    assert [(each.row, each.part, each.group) for each in kept] == [(each, side, "podagra") for each in rows]
 
 
 QUESTIONS = st.sampled_from(
@@ -254,3 +255,24 @@ def test_repaired_rows_are_counted_and_mere_spaces_are_not(tmp_path: Path) -> No
 def test_an_empty_corpus_is_no_error(tmp_path: Path) -> None:
     funnel, kept, dropped = poured([], tmp_path)
     assert not kept and not dropped and {line["rows"] for line in funnel.table()} == {0}
+
+
+def test_a_duplicate_of_a_refused_row_stays(tmp_path: Path) -> None:
+    """Seed 0 puts asthma and influenza on different sides; the first MedQuAD row would join them, and says what the second says."""
+    bundled = [row(1, source="synthetic", focus="asthma"), row(2, source="synthetic", focus="influenza")]
+    joins = row(
+        3, source="medquad", focus="wheeze", synonyms=("asthma", "influenza"), question="What is it like to wheeze?", answer=LONG_ANSWER
+    )
+    again = joins.model_copy(update={"id": "custom-4", "focus": "whistling breath", "synonyms": ()})
+    _, kept, dropped = poured([*bundled, joins, again], tmp_path)
+    assert [each.row.id for each in kept] == ["custom-1", "custom-2", "custom-4"]
+    assert [(each.row.id, each.reason) for each in dropped] == [("custom-3", REFUSED)]
+    assert "influenza" in dropped[0].detail or "asthma" in dropped[0].detail
+
+
+def test_signs_that_compare_count(tmp_path: Path) -> None:
+    options = ("< 5 mg/dl", "> 5 mg/dl", "none of these")
+    asked = row(1, question="Which level of the salt in blood is normal?", options=options, answer="A")
+    below, above = (row(n, question=f"Is a level {sign} 5 mg/dl normal in gout?", answer=LONG_ANSWER) for n, sign in ((2, "<"), (3, ">")))
+    _, kept, _ = poured([asked, below, above], tmp_path)
+    assert [each.row.id for each in kept] == ["custom-1", "custom-2", "custom-3"]

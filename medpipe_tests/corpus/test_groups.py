@@ -163,3 +163,12 @@ def test_sides_are_the_same_on_every_machine() -> None:
 def test_any_text_has_a_side_and_a_key(focus: str) -> None:
     assert part_of(focus, CORPUS, 0) in ("train", "validation", "heldout")
     assert keys(row(focus=focus))[0] or not focus.strip()
+
+
+def test_synonyms_of_a_bundled_condition_fall_with_it() -> None:
+    groups = Groups(CORPUS, 0)
+    bundled = row(1, source="synthetic", focus="haemophilia A", synonyms=("hemophilia A", "factor VIII deficiency"))
+    others = [row(2, source="medquad", focus="Hemophilia A"), row(3, focus="Factor VIII deficiency")]
+    for each in (bundled, *others):
+        groups.link(each)
+    assert {groups.part(each) for each in (bundled, *others)} == {groups.part(bundled)}

@@ -13,6 +13,7 @@ from medpipe.corpus.evidence import EvidenceIndex
 from medpipe.corpus.groups import Groups
 from medpipe.corpus.splits import PARTS, assigned, heldout, run
 from medpipe.corpus.validation import require_valid
+from medpipe.errors import MedpipeError
 from medpipe.job import Job, Outcome, scoped
 from medpipe.schema import CheckResult, Part, QAExample
 from medpipe_tests.conftest import Collected, JobMaker
@@ -170,21 +171,21 @@ def test_a_part_without_rows_fails_its_checks(tmp_path: Path, settings: Settings
 
 
 def test_a_source_that_is_split_in_other_shares_is_told(tmp_path: Path, settings: Settings, make_job: JobMaker) -> None:
-    rows = [row(number) for number in range(20)]
-    clean = clean_folder(tmp_path / "clean", rows, ["train"] * 10 + ["validation"] * 10)  # type: ignore[arg-type]
+    rows = [row(number) for number in range(60)]
+    clean = clean_folder(tmp_path / "clean", rows, ["train"] * 30 + ["validation"] * 30)  # type: ignore[arg-type]
     _, _, checks = split("validation", clean, settings, make_job)
     check = checks["shares_by_source"]
     assert (check.passed, check.severity) == (False, "warn")
-    assert "custom: 10 of 20 groups in validation, 10% wanted" in check.description and "0 of 20 groups in heldout" in check.description
+    assert "custom: 30 of 60 groups in validation, 10% wanted" in check.description and "0 of 60 groups in heldout" in check.description
 
 
 @pytest.mark.parametrize("places", [1, 3])
 def test_sides_for_another_number_of_rows_are_an_error(places: int, tmp_path: Path, settings: Settings, make_job: JobMaker) -> None:
     clean = clean_folder(tmp_path / "clean", [row(1), row(2)], ["train", "heldout"])
     store.write_jsonl(clean / PARTS, [{"id": f"custom-{number}", "part": "train", "group": "g"} for number in range(1, places + 1)])
-    with pytest.raises(ValueError, match="argument 2 is"):
+    with pytest.raises(MedpipeError, match="the same rows in the same order"):
         split("train", clean, settings, make_job)
-    with pytest.raises(ValueError, match="argument 2 is"):
+    with pytest.raises(MedpipeError, match="the same rows in the same order"):
         heldout(clean, "custom")
 
 
