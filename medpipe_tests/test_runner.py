@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -85,8 +86,9 @@ def working_in(folder: Path) -> list[str]:
 @pytest.mark.slow
 def test_a_killed_run_leaves_no_process_behind_and_the_next_one_goes_on(tmp_path: Path) -> None:
     (tmp_path / "dagster.yaml").write_text((ROOT / "dagster.yaml").read_text(encoding="utf-8"), encoding="utf-8")
-    pipe = tmp_path / "data" / "custom" / "rows.jsonl"
+    pipe = tmp_path / "data" / "synthetic" / "conditions" / "z_pipe.yaml"
     pipe.parent.mkdir(parents=True)
+    shutil.copy(min((ROOT / "data" / "synthetic" / "conditions").glob("*.yaml")), pipe.with_name("some.yaml"))
     os.mkfifo(pipe)  # whoever reads it stays in the middle of its work
 
     def connect() -> int | None:
@@ -96,21 +98,19 @@ def test_a_killed_run_leaves_no_process_behind_and_the_next_one_goes_on(tmp_path
             assert error.errno == errno.ENXIO  # nobody reads yet
             return None
 
-    command = [Path(sys.executable).with_name("medpipe"), "run", "--profile", "smoke", "--select", "sources/custom"]
+    command = [Path(sys.executable).with_name("medpipe"), "run", "--profile", "smoke", "--select", "sources/synthetic"]
     environment = {**os.environ, "DAGSTER_HOME": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""}
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
-        os.close(wait_until(connect, "the step takes the file's checksum"))  # an empty file, as far as it can see
-        wait_until((tmp_path / "outputs" / "sources" / ".custom.partial").is_dir, "the worker begins")
+        wait_until((tmp_path / "outputs" / "sources" / ".synthetic.partial").is_dir, "the worker begins")
         end = wait_until(connect, "the worker reads")
         assert len(working_in(tmp_path)) >= 3  # command line, step and worker at least
         run.kill()
     wait_until(lambda: not working_in(tmp_path), "every process of the killed run is gone")
     os.close(end)
-    assert not (tmp_path / "outputs" / "sources" / "custom").exists()
+    assert not (tmp_path / "outputs" / "sources" / "synthetic").exists()
 
     pipe.unlink()
-    pipe.write_text('{"question": "What is iron good for?", "answer": "Iron carries oxygen in the blood."}\n', encoding="utf-8")
     again = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=DEADLINE)
     assert again.returncode == 0, again.stderr
     assert "was killed before it ended: marked as failed, its slots are free again" in again.stderr
-    assert (tmp_path / "outputs" / "sources" / "custom" / "manifest.json").is_file()
+    assert (tmp_path / "outputs" / "sources" / "synthetic" / "manifest.json").is_file()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from medpipe.launch.worker import EXIT_EXPLAINED, carry_out
 from medpipe.schema import CheckResult, Manifest, Ref
 from medpipe.tasks import TASKS, Task
 
+ROOT = Path(__file__).resolve().parents[2]
 DEADLINE = 60.0  # seconds; for what a busy machine may take, not for what is expected
 ROW = {"question": "What does iron deficiency cause?", "answer": "Iron deficiency is a common cause of anaemia."}
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -52,8 +54,21 @@ def custom(settings: Settings) -> Path:
     return folder
 
 
+@pytest.fixture
+def bundled(settings: Settings) -> Path:
+    """data/synthetic/conditions with the conditions of one specialty."""
+    folder = settings.data / "synthetic" / "conditions"
+    folder.mkdir(parents=True)
+    shutil.copy(min((ROOT / "data" / "synthetic" / "conditions").glob("*.yaml")), folder / "some.yaml")
+    return folder
+
+
 def custom_order(settings: Settings) -> Order:
     return write_order("sources/custom", "source", settings, {}, place_light(), "run", {})
+
+
+def bundled_order(settings: Settings) -> Order:
+    return write_order("sources/synthetic", "source", settings, {}, place_light(), "run", {})
 
 
 def saved(order: Order, folder: Path) -> Path:
@@ -80,12 +95,12 @@ def wait_until(true: Callable[[], Any], what: str) -> Any:
 
 
 @pytest.fixture
-def reading(custom: Path) -> Iterator[Callable[[], int]]:
-    """Puts a pipe among the user's files: a worker that reads it is in the middle of its work, and stays there.
+def reading(bundled: Path) -> Iterator[Callable[[], int]]:
+    """Puts a pipe among the conditions: a worker that reads it is in the middle of its work, and stays there.
 
     The function returns once a worker reads.
     """
-    pipe = custom / "z_pipe.jsonl"
+    pipe = bundled / "z_pipe.yaml"
     os.mkfifo(pipe)
     ends: list[int] = []
 
@@ -110,9 +125,9 @@ def test_a_worker_makes_the_folder_and_writes_its_manifest_last(settings: Settin
     assert [row.question for row in store.read_examples(folder)] == [ROW["question"]]
     manifest = standing_result(order)
     assert manifest is not None
-    assert set(manifest.files) == {"library.jsonl", "rows.jsonl", "quarantine.jsonl"}
+    assert {"library.jsonl", "rows.jsonl", "quarantine.jsonl", "validation.json"} <= set(manifest.files)
     assert manifest.settings == {"corpus": settings.corpus.model_dump(mode="json")}
-    assert [check.name for check in manifest.checks] == ["reachable"]
+    assert [check.name for check in manifest.checks] == ["reachable", "schema_and_ranges", "drift"]
     newest = max(path.stat().st_mtime_ns for path in folder.iterdir())
     assert (folder / store.MANIFEST).stat().st_mtime_ns == newest
     assert left_in(folder.parent) == ["custom"]
@@ -120,42 +135,42 @@ def test_a_worker_makes_the_folder_and_writes_its_manifest_last(settings: Settin
     assert "the user's own rows: 1 rows" in (settings.outputs / "logs" / "sources_custom.log").read_text(encoding="utf-8")
 
 
-def test_a_worker_that_fails_leaves_the_earlier_result_and_nothing_half_made(settings: Settings, custom: Path, tmp_path: Path) -> None:
-    order = custom_order(settings)
+def test_a_worker_that_fails_leaves_the_earlier_result_and_nothing_half_made(settings: Settings, bundled: Path, tmp_path: Path) -> None:
+    order = bundled_order(settings)
     assert work(order, tmp_path).returncode == 0
     before = standing_result(order)
-    (custom / "broken.jsonl").mkdir()  # a folder can't be read as a file
+    (bundled / "broken.yaml").write_text("conditions: [", encoding="utf-8")
     done = work(order, tmp_path)
     assert done.returncode == EXIT_EXPLAINED
-    assert "IsADirectoryError" in done.stdout
+    assert "expected a YAML list of conditions" in done.stdout
     assert standing_result(order) == before
-    assert left_in(Path(order.out).parent) == ["custom"]
+    assert left_in(Path(order.out).parent) == ["synthetic"]
 
 
 def test_a_worker_killed_in_the_middle_leaves_no_finished_folder_and_the_next_one_succeeds(
-    settings: Settings, custom: Path, tmp_path: Path, reading: Callable[[], int]
+    settings: Settings, bundled: Path, tmp_path: Path, reading: Callable[[], int]
 ) -> None:
-    order = custom_order(settings)
+    order = bundled_order(settings)
     with subprocess.Popen([*WORKER, str(saved(order, tmp_path))], env=ENVIRONMENT) as worker:
         reading()
-        assert left_in(Path(order.out).parent) == [".custom.partial"]
+        assert left_in(Path(order.out).parent) == [".synthetic.partial"]
         worker.kill()
         assert worker.wait() == -signal.SIGKILL
     assert not Path(order.out).exists()
     assert standing_result(order) is None
 
-    (custom / "z_pipe.jsonl").unlink()
+    (bundled / "z_pipe.yaml").unlink()
     assert work(order, tmp_path).returncode == 0
     assert standing_result(order) is not None
-    assert left_in(Path(order.out).parent) == ["custom"]
+    assert left_in(Path(order.out).parent) == ["synthetic"]
 
 
 def test_a_worker_killed_in_the_middle_leaves_the_earlier_result(
-    settings: Settings, custom: Path, tmp_path: Path, reading: Callable[[], int]
+    settings: Settings, bundled: Path, tmp_path: Path, reading: Callable[[], int]
 ) -> None:
-    pipe, aside = custom / "z_pipe.jsonl", custom / "z_pipe"
+    pipe, aside = bundled / "z_pipe.yaml", bundled / "z_pipe"
     pipe.rename(aside)
-    order = custom_order(settings)
+    order = bundled_order(settings)
     assert work(order, tmp_path).returncode == 0
     before = standing_result(order)
     aside.rename(pipe)
@@ -173,8 +188,8 @@ def alive(pid: int) -> bool:
         return False
 
 
-def test_a_worker_dies_with_its_parent(settings: Settings, custom: Path, tmp_path: Path, reading: Callable[[], int]) -> None:
-    order = custom_order(settings)
+def test_a_worker_dies_with_its_parent(settings: Settings, bundled: Path, tmp_path: Path, reading: Callable[[], int]) -> None:
+    order = bundled_order(settings)
     command = [sys.executable, "-c", PARENT, str(saved(order, tmp_path)), str(tmp_path / "messages")]
     with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
