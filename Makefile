@@ -24,7 +24,7 @@ test: .venv/.ready-test            ## install what tests need and run them
 	$(BIN)/ruff check medpipe medpipe_tests bench
 	$(BIN)/ruff format --check medpipe medpipe_tests bench
 	$(BIN)/pyright
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 clean:            ## remove what runs made (not .venv)
 	rm -rf outputs .dagster data/medxpert_*.jsonl data/dataset_summary.json
