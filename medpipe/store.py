@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +54,9 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-@contextmanager
-def jsonl_writer(path: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Yield a function that adds one JSON object as a line; the file appears whole at the end, or not at all."""
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as handle:
-        yield lambda row: print(json.dumps(row, ensure_ascii=False), file=handle)
+def jsonl_writer(path: Path) -> AbstractContextManager[Callable[[dict[str, Any]], None]]:
+    """Give a function that adds one JSON object as a line; the file appears whole at the end, or not at all."""
+    return _line_writer(path, lambda row: json.dumps(row, ensure_ascii=False))
 
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> int:
@@ -82,11 +80,9 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     return list(iter_jsonl(path))
 
 
-@contextmanager
-def examples_writer(folder: Path) -> Iterator[Callable[[QAExample], None]]:
-    """Yield a function that adds one row to a folder's rows, which appear whole at the end, or not at all."""
-    with atomic_path(folder / ROWS) as temporary, temporary.open("w", encoding="utf-8") as handle:
-        yield lambda row: print(row.model_dump_json(), file=handle)
+def examples_writer(folder: Path) -> AbstractContextManager[Callable[[QAExample], None]]:
+    """Give a function that adds one row to a folder's rows, which appear whole at the end, or not at all."""
+    return _line_writer(folder / ROWS, QAExample.model_dump_json)
 
 
 def write_examples(folder: Path, rows: Iterable[QAExample]) -> int:
@@ -162,6 +158,12 @@ def export(folder: Path, manifest: Manifest) -> None:
             continue
         with atomic_path(place) as temporary:
             shutil.copyfile(folder / name, temporary)
+
+
+@contextmanager
+def _line_writer(path: Path, encode: Callable[[Any], str]) -> Iterator[Callable[[Any], None]]:
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as handle:
+        yield lambda value: print(encode(value), file=handle)
 
 
 def _sync(path: Path) -> None:
