@@ -22,6 +22,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from medpipe.corpus import download, text
+from medpipe.corpus.expectations import LONGEST_NAME
 from medpipe.errors import MedpipeError, SourceUnreachable
 from medpipe.schema import LETTERS, QAExample
 
@@ -120,7 +121,7 @@ def _example(row: dict[str, Any], found: Found, file: str, line: int, names: Map
     """The row as an example, or None after it was put aside; `names` are the file's own names of question and answer."""
     fault = _fault(row, names or {})
     if not fault:
-        row.setdefault("focus", text.first_words(row["question"]))
+        row.setdefault("focus", text.first_words(row["question"])[:LONGEST_NAME])
         try:
             return QAExample.model_validate(row)
         except ValidationError as error:
@@ -143,6 +144,9 @@ def _fault(row: Mapping[str, Any], names: Mapping[str, str]) -> str:
         return f"options: {len(options)}, at most {len(LETTERS)}"
     if any(_blank(option) for option in options):
         return "options: one is empty"
+    for key in ("id", "focus", "category", "qtype"):
+        if isinstance(value := row.get(key), str) and len(value) > LONGEST_NAME:
+            return f"{key}: {len(value)} characters, at most {LONGEST_NAME}"
     holders = [key for key, value in row.items() if isinstance(value, str) and "\0" in value]
     return f"{holders[0]}: holds a NUL character" if holders else ""
 

@@ -73,6 +73,7 @@ def test_of_many_unknown_fields_some_are_named(tmp_path: Path) -> None:
         ({**GOOD, "id": ["a"]}, "id: "),
         ({**GOOD, "id": True}, "id: "),
         ({**GOOD, "focus": 7}, "focus: "),
+        ({**GOOD, "focus": "x" * 301}, "focus: 301 characters, at most 300"),
         ({**GOOD, "difficulty": "extreme"}, "difficulty: "),
         ({**GOOD, "difficulty": [{}]}, "difficulty: "),
         ({**GOOD, "options": "one|two"}, "options: "),
