@@ -129,9 +129,7 @@ class RefStore(dg.ConfigurableIOManager):
         path = self._path(context.asset_key)
         if not path.is_file():
             name = context.asset_key.to_user_string()
-            raise dg.Failure(
-                f"got no {name}, expected it at {path}: materialise {name} first (or select '+{context.step_context.step.key}')"
-            )
+            raise dg.Failure(f"got no {name}, expected it at {path}: materialise {name} first (or select '*{name}')")
         return Ref.model_validate_json(path.read_text(encoding="utf-8"))
 
     def _path(self, key: dg.AssetKey) -> Path:

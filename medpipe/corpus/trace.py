@@ -110,7 +110,7 @@ def _dropped(outputs: Path) -> list[dict[str, Any]]:
             got="no clean corpus",
             expected=DROPPED,
             where=str(path.parent),
-            do="materialise it first (medpipe run --select '+corpus/clean')",
+            do="materialise it first (medpipe run -s '*corpus/clean')",
         )
     return parquet.read_table(path).to_pylist()
 
