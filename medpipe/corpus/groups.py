@@ -10,7 +10,7 @@ A row's *keys* are its focus, the focus' synonyms and its UMLS concepts (CUIs), 
   hash of its smallest key. Every other row falls with the group that its focus names, or by its own hash. So a new row
   of the user's, or of MedText, moves no row; a new archive of MedQuAD or a new bundled condition can, and is a new
   version of the corpus.
-- A group with more than LARGE foci always trains: in MedQuAD one of 2,219 foci hangs together by concepts such as
+- A group with more than LARGE foci always trains: in MedQuAD one hangs together by concepts such as
   "Syndrome" (C0039082), and a group cut in two would put that concept on both sides.
 - A MedQuAD row that carries the name of a bundled condition of another side is refused: it would join two sides.
 """
