@@ -61,12 +61,7 @@ def jsonl_writer(path: Path) -> AbstractContextManager[Callable[[dict[str, Any]]
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> int:
     """Write one JSON object a line, atomically; returns the number of lines."""
-    count = 0
-    with jsonl_writer(path) as write:
-        for row in rows:
-            write(row)
-            count += 1
-    return count
+    return _write_all(jsonl_writer(path), rows)
 
 
 def iter_jsonl(path: Path) -> Iterator[dict[str, Any]]:
@@ -87,12 +82,7 @@ def examples_writer(folder: Path) -> AbstractContextManager[Callable[[QAExample]
 
 def write_examples(folder: Path, rows: Iterable[QAExample]) -> int:
     """Write question-answer rows into a folder; returns their number."""
-    count = 0
-    with examples_writer(folder) as write:
-        for row in rows:
-            write(row)
-            count += 1
-    return count
+    return _write_all(examples_writer(folder), rows)
 
 
 def iter_examples(folder: Path) -> Iterator[QAExample]:
@@ -164,6 +154,15 @@ def export(folder: Path, manifest: Manifest) -> None:
 def _line_writer(path: Path, encode: Callable[[Any], str]) -> Iterator[Callable[[Any], None]]:
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as handle:
         yield lambda value: print(encode(value), file=handle)
+
+
+def _write_all(writer: AbstractContextManager[Callable[[Any], None]], rows: Iterable[Any]) -> int:
+    count = 0
+    with writer as write:
+        for row in rows:
+            write(row)
+            count += 1
+    return count
 
 
 def _sync(path: Path) -> None:

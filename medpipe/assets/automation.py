@@ -53,7 +53,7 @@ class Seen(Frozen):
 )
 def custom_rows(context: dg.SensorEvaluationContext, profile: Profile) -> dg.RunRequest | dg.SkipReason:
     """Compare the user's files with those of the last run; what has not changed downstream is not made again."""
-    files = [path for path in SOURCES["custom"].local(profile.settings()) if path.is_file()]
+    files = SOURCES["custom"].local(profile.settings())
     seen = Seen.model_validate_json(context.cursor) if context.cursor else None
     seen, answer = look(files, seen, time.time())
     context.update_cursor(seen.model_dump_json())

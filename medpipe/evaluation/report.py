@@ -92,7 +92,7 @@ def _manifest(job: Job, key: str) -> Manifest:
 
 
 def _not_run(job: Job, board: Mapping[str, Any], funnel: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """Sources that gave nothing and benchmarks that were not run, each with its reason."""
+    """Sources that gave nothing, benchmarks that the corpus was not compared with or that were not run, each with its reason."""
     found = [(key, store.read_manifest(folder)) for key, folder in job.inputs.items() if key.startswith("sources/")]
     manifests = {key.removeprefix("sources/"): manifest for key, manifest in found if manifest}
     reasons = {name: manifest.reason for name, manifest in manifests.items() if manifest.status == "unreachable"}
@@ -101,6 +101,12 @@ def _not_run(job: Job, board: Mapping[str, Any], funnel: Sequence[Mapping[str, A
         if row["step"] == "in" and row["rows"] == 0 and row["source"] in job.settings.corpus.use and not told:
             reasons[row["source"]] = f"no row of it came into the corpus; the asset sources/{row['source']} says why"
     rows = [{"kind": "Source", "title": name, "reason": reason} for name, reason in reasons.items()]
+    against = store.read_json(job.inputs["corpus/clean"] / "contamination.json")["against"]
+    rows += [
+        {"kind": "Decontamination", "title": entry["title"], "reason": f"the corpus was not compared with it: {entry['reason']}"}
+        for entry in against.values()
+        if entry["status"] != "ok"
+    ]
     return rows + [{"kind": "Benchmark", "title": row["title"], "reason": row["reason"]} for row in board["not_run"]]
 
 

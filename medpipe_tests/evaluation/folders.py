@@ -134,7 +134,11 @@ def whole(run: Run) -> None:
         steps.append({"source": source, "step": "in", "rows": rows})
         steps += [{"source": source, "step": f"dropped: {why}", "rows": count} for why, count in gone.items()]
         steps.append({"source": source, "step": "kept", "rows": rows - sum(gone.values())})
-    run.finish("corpus/clean", {"funnel.json": steps, "rows.jsonl": [], "quarantine.jsonl": []})
+    against = {
+        "medqa": {"title": "MedQA", "status": "ok", "reason": ""},
+        "medmcqa": {"title": "MedMCQA", "status": "unreachable", "reason": "no such file"},
+    }
+    run.finish("corpus/clean", {"funnel.json": steps, "rows.jsonl": [], "contamination.json": {"matches": [], "against": against}})
     run.finish("splits/train", {"rows.jsonl": [{"source": "synthetic"}] * 700 + [{"source": f"custom {EVIL}"}] * 2})
     run.finish("splits/validation", {"rows.jsonl": [{"source": "synthetic"}] * 80})
     run.finish("models/base", {}, metadata={"parameters": 134515008, "architecture": f"llama {EVIL}", "layers": {"table": []}})
