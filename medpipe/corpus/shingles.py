@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _WORD = re.compile(r"[^\W_]+|[<>≤≥]")
+_ASCII = bytes(sign if chr(sign).isalnum() or chr(sign) in "<>" else ord(" ") for sign in range(128)) + bytes(128)
 _ODD = 0x9E3779B97F4A7C15  # the golden ratio's fraction, odd: spreads neighbouring numbers over 64 bits
 
 
@@ -53,6 +54,9 @@ _REMEMBERED = 500_000  # words; more are forgotten all at once, so that memory s
 
 def word_list(text: str) -> list[str]:
     """The words of a text, in lower case."""
+    if text.isascii():  # nearly all texts: the same words as below, in a fifth of the time
+        plain = text.lower().encode().translate(_ASCII).decode()
+        return plain.replace("<", " < ").replace(">", " > ").split()
     return _WORD.findall(text.lower())
 
 

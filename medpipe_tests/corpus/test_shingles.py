@@ -30,6 +30,11 @@ def test_words_are_lower_case_letters_and_digits() -> None:
     assert word_list("Crohn's disease: 5 mg/day, BRCA1_x!") == ["crohn", "s", "disease", "5", "mg", "day", "brca1", "x"]
 
 
+@given(text=st.text(alphabet=st.characters(max_codepoint=127)))
+def test_plain_and_other_texts_are_cut_alike(text: str) -> None:
+    assert word_list(text) == [word for word in word_list(f"{text} é") if word != "é"]
+
+
 @given(texts=TEXTS, length=st.integers(1, 4))
 def test_runs_never_cross_from_one_text_into_the_next(texts: list[str], length: int) -> None:
     hashes, owner = Words.of(texts).runs(length)
