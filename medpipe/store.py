@@ -126,8 +126,14 @@ def damaged_files(folder: Path, manifest: Manifest) -> list[str]:
 
 
 def publish(partial: Path, final: Path, manifest: Manifest) -> None:
-    """Write the manifest into a finished partial folder, sync all of it, and put it in the place of `final`."""
+    """Write the manifest into a finished partial folder, and put the folder in the place of `final`."""
     write_json(partial / MANIFEST, manifest.model_dump(mode="json"))
+    put_in_place(partial, final)
+
+
+def put_in_place(partial: Path, final: Path) -> None:
+    """Sync a finished folder, all of it, and rename it to `final`; what was there is gone afterwards."""
+    _sync(partial)
     for path in partial.rglob("*"):
         _sync(path)
     previous = final.with_name(f".{final.name}.previous")

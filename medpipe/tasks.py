@@ -59,7 +59,11 @@ TASKS: dict[str, Task] = {
     "clean": Task("medpipe.corpus.cleaning:run", ("corpus",), ("corpus", "roles.py")),
     "split": Task("medpipe.corpus.splits:run", ("corpus",), ("corpus", "roles.py")),
     "base": Task("medpipe.models.base:run", ("model",), ("models/tiny.py", "roles.py")),
-    "sft": Task("medpipe.training.sft:run", ("model", "training", "team"), ("training/losses.py", "corpus/validation.py", *PEOPLE)),
+    "sft": Task(
+        "medpipe.training.sft:run",
+        ("model", "training", "team"),
+        ("training/batches.py", "training/checkpoint.py", "training/meter.py", "training/trainer.py", "corpus/validation.py", *PEOPLE),
+    ),
     "maporl": Task(
         "medpipe.training.maporl:run",
         ("model", "team", "rewards", "maporl"),

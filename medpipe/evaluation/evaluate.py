@@ -100,7 +100,7 @@ class _Bench:
         adapters = {f"sft_{role}": job.inputs[f"models/{role}"] for role in ROLES}
         adapters |= {f"maporl_{role}": job.inputs["models/maporl_team"] / role for role in ROLES}
         self.job, self.questions = job, list(questions)
-        self.policies = Policies.load(job.inputs["models/base"], adapters, job.device, job.settings.model.precision)
+        self.policies = Policies.load(job.inputs["models/base"], adapters, job.device, job.settings.model)
         team = job.settings.team
         index = EvidenceIndex.load(job.inputs["splits/train"] / "evidence")
         found = index.search_many([(question_text(q), None) for q in questions], team.evidence_passages, max_chars=team.evidence_chars)

@@ -63,6 +63,21 @@ def loss_curves(curves: Mapping[str, Sequence[MetricRow]], path: Path) -> Path:
     return _save(figure, path)
 
 
+def training_curves(role: str, rows: Sequence[MetricRow], path: Path) -> Path:
+    """One role's fine-tuning: its loss (nats per completion token) and its learning rate by optimiser step."""
+    figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+    for axes, name, label, colour in (
+        (upper, "loss", "loss (nats per token)", ROLE_COLOURS.get(role, GREY)), (lower, "learning_rate", "learning rate", GREY)
+    ):  # fmt: skip
+        axes.plot(*series(rows, name), color=colour, linewidth=1.6)
+        axes.set_ylabel(label)
+        _finish(axes, legend=False)
+    lower.set_xlabel("optimiser step")
+    _title(upper, f"Fine-tuning of the {role}")
+    return _save(figure, path)
+
+
 def reward_curves(rows: Sequence[MetricRow], path: Path) -> Path:
     """Four panels by MAPoRL iteration: team reward, its components, accuracy with malformed messages, KL with entropy."""
     figure = Figure(figsize=(WIDTH, 6.6), layout="constrained")

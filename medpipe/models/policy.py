@@ -2,7 +2,9 @@
 
 One copy of the base's weights carries any number of LoRA adapters; `adapter=None` is the bare base. Logits are computed
 only where they are needed (the next token, or the completion), never for [batch, prompt, vocabulary].
-Shape suffixes: B batch, T time, H hidden, V vocabulary, N completion tokens of the batch in one row.
+Scoring lays its rows side by side with padding, or packed: end to end without any. The base may be quantised; in 8 bits rows
+are rounded together, so that a row's numbers differ in the third digit between batches, in 4 bits they do not.
+Shape suffixes: B batch (1 where packed), T time, H hidden, V vocabulary, N completion tokens of the batch in one row.
 Left out: one model per device, and the prompt's cache shared by the samples of one question.
 """
 
@@ -11,12 +13,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from medpipe.config import Model
 from medpipe.models import base as base_models
 from medpipe.models.tokens import encode, letter_tokens
 
@@ -52,9 +56,9 @@ class Policies:
         self.device = next(model.parameters()).device
 
     @classmethod
-    def load(cls, base: Path, adapters: Mapping[str, Path], device: str = "cpu", precision: str = "auto") -> Policies:
+    def load(cls, base: Path, adapters: Mapping[str, Path], device: str = "cpu", choice: Model = base_models.PLAIN) -> Policies:
         """Load the base once and each adapter folder under its name; all are frozen until `use(..., train=True)`."""
-        model, tokenizer = base_models.load(base, device, precision)
+        model, tokenizer = base_models.load(base, device, choice)
         if not adapters:
             return cls(model, tokenizer)
         from peft import PeftModel
@@ -126,22 +130,34 @@ class Policies:
         texts = [str(self.tokenizer.decode(row[:-1] if stop else row)).strip() for row, stop in zip(tokens, ended, strict=True)]
         return [Sample(tuple(t), tuple(p), text, stop) for t, p, text, stop in zip(tokens, logps, texts, ended, strict=True)]
 
-    def score(self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], temperature: float = 1.0) -> Scored:
+    def score(
+        self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], temperature: float = 1.0, packed: bool = False
+    ) -> Scored:
         """Log-probabilities and entropies (nats) of completions after their prompts, under the adapter now in use.
 
         Gradients flow when the adapter is used with `train=True`. Call it inside `use`.
+
+        Args:
+            packed: lay all rows end to end instead of padding them to the longest. The numbers are the same; it pays where
+                `medpipe.models.base.keeps_rows_apart`, elsewhere attention's mask grows with the square of the whole length.
         """
         rows = [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)]
-        ids_BT, mask_BT = self._pad(rows, left=False)
-        wanted_BT = torch.zeros_like(ids_BT, dtype=torch.bool)  # at the position before each completion token
+        starts = list(accumulate((len(row) for row in rows), initial=0))
+        if packed:
+            ids_BT, hidden_BTH = self._end_to_end(rows, starts)
+        else:
+            ids_BT, mask_BT = self._pad(rows, left=False)
+            hidden_BTH = self._hidden(ids_BT, mask_BT, (mask_BT.cumsum(1) - 1).clamp(min=0))
+        wanted_BT = torch.zeros(ids_BT.shape, dtype=torch.bool)  # at the position before each completion token
         for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
-            wanted_BT[row, len(prompt) - 1 : len(prompt) + len(completion) - 1] = True
-        hidden_BTH = self._hidden(ids_BT, mask_BT, (mask_BT.cumsum(1) - 1).clamp(min=0))
-        row_N, time_N = wanted_BT.nonzero(as_tuple=True)
-        logits_NV = self.base.get_output_embeddings()(hidden_BTH[row_N, time_N]).float() / temperature
+            line, first = (0, starts[row] + len(prompt) - 1) if packed else (row, len(prompt) - 1)
+            wanted_BT[line, first : first + len(completion)] = True
+        line_N, time_N = wanted_BT.nonzero().to(self.device).unbind(1)
+        row_N = torch.arange(len(rows)).repeat_interleave(torch.tensor([len(completion) for completion in completions])).to(self.device)
+        logits_NV = self.base.get_output_embeddings()(hidden_BTH[line_N, time_N]).float() / temperature
         logp_NV = torch.log_softmax(logits_NV, dim=-1)
         entropy_N = -(logp_NV.exp() * logp_NV).sum(-1).detach()
-        return Scored(logp_NV.gather(1, ids_BT[row_N, time_N + 1, None]).squeeze(1), entropy_N, row_N)
+        return Scored(logp_NV.gather(1, ids_BT[line_N, time_N + 1, None]).squeeze(1), entropy_N, row_N)
 
     @torch.inference_mode()
     def mean_logp(
@@ -174,10 +190,23 @@ class Policies:
                 found += [logp_BV[row, last].tolist() for row, (_, last) in enumerate(letters)]
         return found
 
-    def _hidden(self, ids_BT: Tensor, mask_BT: Tensor, position_BT: Tensor, cache: Any = None) -> Tensor:
+    def _hidden(self, ids_BT: Tensor, mask_BT: Tensor | None, position_BT: Tensor, cache: Any = None, **bounds: Any) -> Tensor:
         return self.base.get_decoder()(
-            input_ids=ids_BT, attention_mask=mask_BT, position_ids=position_BT, past_key_values=cache, use_cache=cache is not None
+            input_ids=ids_BT, attention_mask=mask_BT, position_ids=position_BT, past_key_values=cache, use_cache=cache is not None, **bounds
         ).last_hidden_state
+
+    def _end_to_end(self, rows: Sequence[Sequence[int]], starts: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """All rows in one [1, T] and their hidden states; `starts` are the places where rows begin, and the end.
+
+        transformers finds the rows by positions that start again at 0, and only without a mask and without a cache; flash
+        attention takes the bounds themselves, and need not look for them in every layer.
+        """
+        ids_BT = torch.tensor([[token for row in rows for token in row]], dtype=torch.long, device=self.device)
+        position_BT = torch.cat([torch.arange(len(row)) for row in rows])[None].to(self.device)
+        bounds, longest = torch.tensor(starts, dtype=torch.int32, device=self.device), max(len(row) for row in rows)
+        return ids_BT, self._hidden(
+            ids_BT, None, position_BT, cu_seq_lens_q=bounds, cu_seq_lens_k=bounds, max_length_q=longest, max_length_k=longest
+        )
 
     def _pad(self, rows: Sequence[Sequence[int]], left: bool) -> tuple[Tensor, Tensor]:
         width = max(len(row) for row in rows)

@@ -1,4 +1,4 @@
-"""The losses of both trainings, each with its source. Left out: value losses (`gae`)."""
+"""The losses of co-training, each with its source. Left out: value losses (`gae`)."""
 
 from __future__ import annotations
 
@@ -18,8 +18,3 @@ def kl_k3(logp_N: Tensor, reference_N: Tensor) -> Tensor:
     """Unbiased, never negative estimate of KL(policy ‖ reference) per token, nats (Schulman 2020, "Approximating KL divergence", k3)."""
     log_ratio_N = reference_N - logp_N
     return (log_ratio_N.exp() - 1 - log_ratio_N).mean()
-
-
-def completion_loss(logp_N: Tensor) -> Tensor:
-    """Mean negative log-likelihood of the completion's tokens, nats."""
-    return -logp_N.mean()

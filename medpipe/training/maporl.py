@@ -43,7 +43,7 @@ def run(job: Job) -> Outcome:
     require_valid(job.inputs["splits/train"], "splits/train")
     settings = job.settings.maporl
     adapters = {name: job.inputs[f"models/{role}"] for role in ROLES for name in (role, f"start_{role}")}
-    policies = Policies.load(job.inputs["models/base"], adapters, job.device, job.settings.model.precision)
+    policies = Policies.load(job.inputs["models/base"], adapters, job.device, job.settings.model)
     rows = store.read_examples(job.inputs["splits/train"])
     index = EvidenceIndex.load(job.inputs["splits/train"] / "evidence")
     reward = MedicalReward(job.settings.rewards, Lexicon.from_rows(rows), Similarity())

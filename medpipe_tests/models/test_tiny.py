@@ -10,6 +10,7 @@ from medpipe.models import tiny
 from medpipe.models.base import CHATML
 from medpipe.models.policy import Policies, weights_hash
 from medpipe.models.tokens import encode_prompt
+from medpipe.roles import ANSWER_RULE
 from medpipe.schema import LETTERS
 from medpipe.team.parsing import parse_answer
 from medpipe_tests.tiny_team import choice_row, text_row
@@ -33,3 +34,9 @@ def test_two_makings_give_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(tiny, "STEPS", 2)
     one, other = (weights_hash(dict(tiny.make(CHATML)[0].named_parameters())) for _ in range(2))
     assert one == other
+
+
+def test_it_is_drilled_on_the_rule_that_the_roles_prompts_end_with_and_on_no_text_of_theirs() -> None:
+    """Otherwise every edit of the roles would make another model, and with it other numbers in every test."""
+    assert tiny.RULE == ANSWER_RULE
+    assert "roles" not in vars(tiny)

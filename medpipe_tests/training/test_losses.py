@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medpipe.training.losses import completion_loss, kl_k3, ppo_clip
+from medpipe.training.losses import kl_k3, ppo_clip
 
 LOGPS = st.lists(st.tuples(st.floats(-8, 0), st.floats(-8, 0)), min_size=1, max_size=9)
 
@@ -73,7 +73,3 @@ def test_k3_pulls_towards_the_reference() -> None:
     logp = torch.tensor([-1.0, -3.0], requires_grad=True)
     kl_k3(logp, torch.tensor([-2.0, -2.0])).backward()
     assert logp.grad is not None and torch.sign(-logp.grad).tolist() == [-1.0, 1.0]
-
-
-def test_the_completion_loss_is_the_mean_negative_log_likelihood() -> None:
-    assert float(completion_loss(torch.tensor([-1.0, -2.0, -6.0]))) == 3.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
 from medpipe import store
@@ -20,7 +21,7 @@ from medpipe.models.policy import Policies
 from medpipe.schema import ROLES, Role
 from medpipe.team.parsing import malformed
 from medpipe.training import sft
-from medpipe.training.losses import completion_loss
+from medpipe.training.batches import Row, optimizer_steps, passes
 from medpipe_tests.tiny_team import BUDGETS, choice_row, real_job, text_row, tiny_settings
 
 LESSON = {"training.max_examples": 4, "training.batch_size": 4, "training.learning_rate": 1e-2, "training.epochs": 10}
@@ -55,7 +56,7 @@ def trained(inputs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture(scope="module")
-def rows(inputs: dict[str, Path], trained: Trained, tokenizer: Any) -> list[sft.Row]:
+def rows(inputs: dict[str, Path], trained: Trained, tokenizer: Any) -> list[Row]:
     """The rows that the reporter was trained on."""
     index = EvidenceIndex.load(inputs["splits/train"] / "evidence")
     chosen = sft.pick(store.read_examples(inputs["splits/train"]), 4, trained.job.settings.seed)
@@ -89,7 +90,7 @@ def test_what_is_written_holds_no_pickle_and_no_path_of_this_machine(trained: Tr
     assert store.read_json(trained.job.out / "adapter_config.json")["base_model_name_or_path"] == "qwen3"
 
 
-def test_the_statistics_say_what_happened(trained: Trained, rows: list[sft.Row]) -> None:
+def test_the_statistics_say_what_happened(trained: Trained, rows: list[Row]) -> None:
     stats, measured = store.read_json(trained.job.out / "training_stats.json"), store.read_jsonl(trained.job.out / "metrics.jsonl")
     assert (stats["role"], stats["rows"], stats["epochs"], stats["steps"], stats["device"]) == ("reporter", 4, 10, 10, "cpu")
     assert stats["tokens"] == 10 * sum(len(row.prompt) + len(row.target) for row in rows)
@@ -99,7 +100,7 @@ def test_the_statistics_say_what_happened(trained: Trained, rows: list[sft.Row])
     assert trained.outcome.metadata["rows"] == 4
 
 
-def by_hand(policies: Policies, adapter: str | None, rows: list[sft.Row]) -> tuple[float, list[float]]:
+def by_hand(policies: Policies, adapter: str | None, rows: list[Row]) -> tuple[float, list[float]]:
     """Mean negative log-likelihood over all completion tokens, and per row, from a plain forward."""
     losses = []
     for row in rows:
@@ -110,14 +111,14 @@ def by_hand(policies: Policies, adapter: str | None, rows: list[sft.Row]) -> tup
     return float(torch.cat(losses).mean()), [float(loss.mean()) for loss in losses]
 
 
-def test_only_the_completion_is_learned(trained: Trained, inputs: dict[str, Path], rows: list[sft.Row]) -> None:
+def test_only_the_completion_is_learned(trained: Trained, inputs: dict[str, Path], rows: list[Row]) -> None:
     """The first step's loss, taken before any weight moved, is the mean over completion tokens alone; prompts carry no label."""
     bare = Policies.load(inputs["models/base"], {})
     expected, _ = by_hand(bare, None, rows)
     first = store.read_jsonl(trained.job.out / "metrics.jsonl")[0]["loss"]
     assert first == pytest.approx(expected, abs=1e-3)
     scored = bare.score([row.prompt for row in rows], [row.target for row in rows])
-    assert float(completion_loss(scored.logp_N)) == pytest.approx(expected, abs=1e-4)
+    assert float(-scored.logp_N.mean()) == pytest.approx(expected, abs=1e-4)
     assert len(scored.logp_N) == sum(len(row.target) for row in rows)
     with_prompts = -sum(bare.mean_logp(None, [row.prompt[:1] for row in rows], [[*row.prompt[1:], *row.target] for row in rows], 4)) / 4
     assert abs(with_prompts - expected) > 0.01  # what learning the prompt too would have shown
@@ -167,7 +168,7 @@ def test_each_role_learns_something_else_and_can_say_it_in_its_budget(inputs: di
     index = EvidenceIndex.load(inputs["splits/train"] / "evidence")
     chosen = sft.pick(store.read_examples(inputs["splits/train"]), 20, 0)
     assert {row.is_choice for row in chosen} == {True, False}
-    lessons: dict[Role, list[sft.Row]] = {role: sft.role_rows(role, chosen, index, tokenizer, trained.job) for role in ROLES}
+    lessons: dict[Role, list[Row]] = {role: sft.role_rows(role, chosen, index, tokenizer, trained.job) for role in ROLES}
     for role, made in lessons.items():
         for row, example in zip(made, chosen, strict=True):
             assert len(row.target) <= BUDGETS[role] and row.target[-1] == tokenizer.eos_token_id
@@ -196,18 +197,29 @@ def test_rows_are_picked_evenly_over_kinds_and_sources() -> None:
     assert sft.pick([], 5, seed=0) == []
 
 
-def test_an_epoch_holds_every_row_once_in_batches_of_like_length() -> None:
-    made = [sft.Row([number] * (1 + number * 37 % 90), [0]) for number in range(50)]
-    order = sft._by_length(made, 4, "0/planner/0")
-    assert sorted(row.prompt[0] for row in order) == list(range(50))
-    assert order == sft._by_length(made, 4, "0/planner/0") != sft._by_length(made, 4, "0/planner/1")
+def test_an_epoch_holds_every_row_once_in_steps_of_like_length() -> None:
+    made = [Row([number] * (1 + number * 37 % 90), [0]) for number in range(50)]
+    steps = optimizer_steps(made, 4, 2, "0/planner")
+    assert steps == optimizer_steps(made, 4, 2, "0/planner") != optimizer_steps(made, 4, 2, "1/planner")
+    epochs = steps[:13], steps[13:]
+    assert epochs[0] != epochs[1]
+    for epoch in epochs:
+        assert sorted(row.prompt[0] for step in epoch for row in step) == list(range(50))
 
-    def waste(rows: list[sft.Row]) -> int:
-        batches = [rows[n : n + 4] for n in range(0, len(rows), 4)]
-        return sum(max(len(row.prompt) for row in batch) - len(row.prompt) for batch in batches for row in batch)
+    def waste(cut: list[list[Row]]) -> int:
+        return sum(max(map(len, step)) - len(row) for step in cut for row in step)
 
-    assert waste(order) < 0.5 * waste(made)
-    assert math.isclose(len(order), 50)
+    assert waste(steps[:13]) < 0.5 * waste([made[n : n + 4] for n in range(0, 50, 4)])
+
+
+@given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=20), budget=st.integers(1, 100), packed=st.booleans())
+def test_passes_hold_every_row_once_and_stay_within_the_budget(lengths: list[int], budget: int, packed: bool) -> None:
+    rows = [Row([number] * length, [0]) for number, length in enumerate(lengths)]
+    cut = passes(rows, budget, packed)
+    assert sorted(row.prompt[0] for part in cut for row in part) == list(range(len(rows)))
+    for part in cut:
+        cost = sum(map(len, part)) if packed else len(part) * max(map(len, part))
+        assert cost <= budget or len(part) == 1
 
 
 def test_adapters_on_the_last_layers_only(inputs: dict[str, Path], tmp_path: Path) -> None:
