@@ -18,6 +18,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from medpipe.config import Settings, load_profile, parse_override
 from medpipe.errors import MedpipeError
 from medpipe.resources import PROFILE_VARIABLE
 
@@ -39,11 +40,16 @@ def run_graph(profile: str, select: str, overrides: list[str]) -> bool:
         profile: a bundled profile or a YAML file.
         select: Dagster's selection syntax: "*", "models/planner+", "group:sources".
         overrides: exceptions to the profile, "training.epochs=2".
+
+    Raises:
+        MedpipeError: the selection or a setting is wrong, or the settings can't lead to an asset that is selected.
     """
+    settings = load_profile(profile, dict(parse_override(text) for text in overrides))
     os.environ[PROFILE_VARIABLE] = profile
     from medpipe.definitions import defs
 
     keys = _selected(defs, select)
+    _refuse_what_cannot_end(settings, keys)
     config = {
         "resources": {"profile": {"config": {"name": profile, "overrides": overrides}}},
         "loggers": {"console": {"config": {"log_level": "INFO"}}},
@@ -93,6 +99,16 @@ def _selected(defs: dg.Definitions, select: str) -> list[dg.AssetKey]:
             do="for example 'group:sources' or 'models/planner+'",
         )
     return keys
+
+
+def _refuse_what_cannot_end(settings: Settings, keys: list[dg.AssetKey]) -> None:
+    """Say now what would otherwise fail after hours of training: roles that each learned all weights share no base."""
+    teams = [key.to_user_string() for key in keys if key.path[0] == "evaluation" or key.path[-1] == "maporl_team"]
+    if settings.training.method == "full" and teams:
+        raise MedpipeError(
+            got="training.method = full", expected="lora, since a team's four roles share one base", where=f"the selection of {teams[0]}",
+            do="set training.method=lora, or train one role alone: medpipe run --select '*models/reporter'",
+        )  # fmt: skip
 
 
 def _instance() -> dg.DagsterInstance:

@@ -2,8 +2,8 @@
 
 One copy of the base's weights carries any number of LoRA adapters; `adapter=None` is the bare base. Logits are computed
 only where they are needed (the next token, or the completion), never for [batch, prompt, vocabulary].
-Scoring lays its rows side by side with padding, or packed: end to end without any. The base may be quantised; in 8 bits rows
-are rounded together, so that a row's numbers differ in the third digit between batches, in 4 bits they do not.
+Scoring lays its rows side by side with padding, or packed: end to end without any. The base may be quantised; in
+8 bits a layer's inputs are rounded too, and drawn and scored log-probabilities agree to two digits only, in 4 bits to the last.
 Shape suffixes: B batch (1 where packed), T time, H hidden, V vocabulary, N completion tokens of the batch in one row.
 Left out: one model per device, and the prompt's cache shared by the samples of one question.
 """
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from medpipe.config import Model
+from medpipe.errors import MedpipeError
 from medpipe.models import base as base_models
 from medpipe.models.tokens import encode, letter_tokens
 
@@ -57,7 +58,17 @@ class Policies:
 
     @classmethod
     def load(cls, base: Path, adapters: Mapping[str, Path], device: str = "cpu", choice: Model = base_models.PLAIN) -> Policies:
-        """Load the base once and each adapter folder under its name; all are frozen until `use(..., train=True)`."""
+        """Load the base once and each adapter folder under its name; all are frozen until `use(..., train=True)`.
+
+        Raises:
+            MedpipeError: a folder holds no adapter, as after training.method = full.
+        """
+        for name, folder in adapters.items():
+            if not (folder / "adapter_config.json").is_file():
+                raise MedpipeError(
+                    got=f"no adapter for {name}", expected="a LoRA adapter, since all roles share one base", where=str(folder),
+                    do="set training.method = lora and materialise it again",
+                )  # fmt: skip
         model, tokenizer = base_models.load(base, device, choice)
         if not adapters:
             return cls(model, tokenizer)

@@ -32,8 +32,8 @@ a test holds this page to it. This is research software: the texts below are tra
 | role | learns to | reads, besides the question | says |
 |---|---|---|---|
 | planner | name the kind of question, its focus and a plan | nothing | `Type: … Focus: … Plan: …` |
-| researcher | pick and cite the evidence that bears on it | passages, planner | one or two quotes with marks like `[E2]`, or that none bears |
-| analyst | reason from evidence to a conclusion | passages, planner, researcher | `Findings: … Reasoning: …` and `Conclusion: …` or a letter |
+| researcher | pick and cite the evidence that bears on it | passages, planner | quotes with marks like `[E2]`, or that none bears |
+| analyst | reason from evidence to a conclusion | passages, planner, researcher | `Findings: … Reasoning: … Conclusion: …` |
 | reporter | write the answer for the reader | planner, researcher, analyst | the answer, with the cautions it calls for |
 
 On multiple choice each message ends with `Answer:` and a letter. A third of the rows begin with the previous round's answer, as a

@@ -48,7 +48,8 @@ def run(job: Job) -> Outcome:
     index = EvidenceIndex.load(job.inputs["splits/train"] / "evidence")
     reward = MedicalReward(job.settings.rewards, Lexicon.from_rows(rows), Similarity())
     verifier = TeamVerifier(reward, policies, "start_reporter", job.settings)
-    exact = base.resolve_precision(job.device, job.settings.model.precision) == torch.float32
+    choice = job.settings.model  # 8-bit products are rounded by the largest number of a batch: scoring differs from drawing
+    exact = base.resolve_precision(job.device, choice.precision) == torch.float32 and choice.quantization != "8bit"
     optimizers: dict[Role, torch.optim.Optimizer] = {
         role: torch.optim.AdamW(policies.parameters(role).values(), lr=settings.learning_rate, weight_decay=0.0) for role in ROLES
     }

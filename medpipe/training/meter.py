@@ -140,6 +140,12 @@ def train_flops(dims: Dims, tokens: float, completion_tokens: float, lora: Lora 
     return layers + passed + 3 * adapter + 2 * head
 
 
+def forward_flops(dims: Dims, tokens: float, completion_tokens: float, lora: Lora | None = None) -> float:
+    """Of a forward pass alone, counted as `train_flops` counts it."""
+    adapter = dims.lora_parameters(lora) if lora else 0
+    return 2.0 * tokens * (dims.layers * dims.layer_matrices + adapter) + 2.0 * dims.head * completion_tokens
+
+
 def matmul_peak(device: str, dtype: torch.dtype, seconds: float = 1.0) -> float:
     """The fastest of the matrix multiplications that this device does in so many seconds, FLOP/s."""
     import torch

@@ -172,6 +172,8 @@ def test_all_weights_can_learn_and_the_base_on_disk_stays(inputs: dict[str, Path
     losses = [row["loss"] for row in store.read_jsonl(job.out / "metrics.jsonl")]
     assert losses[-1] < losses[0]
     assert not [path for path in job.out.rglob("*") if path.suffix in (".bin", ".pt", ".pth", ".pkl")]
+    with pytest.raises(MedpipeError, match=r"got no adapter for reporter.*set training\.method = lora"):
+        Policies.load(inputs["models/base"], {"reporter": job.out})
 
 
 @pytest.mark.parametrize("bits", ["8bit", "4bit"])
