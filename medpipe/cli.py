@@ -51,6 +51,36 @@ def run(
 
 
 @app.command()
+def plan(
+    profile: ProfileOption = DEFAULT_PROFILE,
+    overrides: SetOption = [],  # noqa: B006  (typer copies it)
+    measure: Annotated[bool, typer.Option(help="measure this machine's matmul peak for a second; without it no time is foretold")] = True,
+) -> None:
+    """Foretell memory, steps, tokens, time and disk of the trainings, and set finished ones beside it; loads no weights."""
+    from medpipe.plan import plan as foretell
+    from medpipe.plan import show
+
+    show(foretell(load_profile(profile, dict(parse_override(text) for text in overrides)), measure=measure))
+
+
+@app.command()
+def test(
+    profile: ProfileOption = DEFAULT_PROFILE,
+    asked: Annotated[list[str], typer.Option("--question", "-q", help="a question of your own; may be repeated")] = [],  # noqa: B006
+    file: Annotated[Path | None, typer.Option("--questions", help="a .txt file of questions, one a line, or .jsonl rows")] = None,
+    team: Annotated[str, typer.Option(help="auto, maporl_team, roles, alone (each role by itself) or base")] = "auto",
+    overrides: SetOption = [],  # noqa: B006
+) -> None:
+    """Ask the finished models built-in or given questions, without training; writes outputs/test_results.json."""
+    from medpipe.consult import as_text, consult
+    from medpipe.questions import read_questions, to_questions
+
+    settings = load_profile(profile, dict(parse_override(text) for text in overrides))
+    questions = [*(to_questions(asked) if asked else []), *(read_questions(file) if file else [])]
+    print(as_text(consult(settings, questions or None, team, print)))
+
+
+@app.command()
 def doctor() -> None:
     """Check the machine, and tell what each profile would do here."""
     from medpipe.doctor import examine

@@ -17,16 +17,16 @@ from medpipe.tasks import PACKAGE, TASKS
 
 FLOORS: tuple[tuple[str, ...], ...] = (  # from the ground up; a room is a module or a folder below medpipe/
     ("__init__", "errors", "schema"),
-    ("config", "store", "roles"),
+    ("config", "store", "roles", "questions"),
     ("job",),
     ("tasks", "tracking", "corpus", "models", "rewards"),
     ("launch", "team", "evaluation/plots"),
-    ("training", "evaluation"),
+    ("training", "evaluation", "consult"),
     ("assets/present", "assets/console"),
     ("resources",),
     ("assets",),
     ("definitions",),
-    ("runner", "doctor"),
+    ("runner", "doctor", "library"),
     ("cli",),
 )
 FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}

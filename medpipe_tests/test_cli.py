@@ -40,7 +40,7 @@ def one_message(done: subprocess.CompletedProcess[str]) -> str:
 def test_help_names_the_commands_and_says_what_this_is_not() -> None:
     done = medpipe("--help")
     assert done.returncode == 0
-    for word in ("run", "doctor", "ui", "not medical advice"):
+    for word in ("run", "plan", "test", "doctor", "ui", "not medical advice"):
         assert word in " ".join(done.stdout.split())
 
 
@@ -104,3 +104,20 @@ def test_a_selection_of_nothing_is_one_message(tmp_path: Path, selection: str) -
     (tmp_path / "dagster.yaml").write_text((ROOT / "dagster.yaml").read_text(encoding="utf-8"), encoding="utf-8")
     message = one_message(medpipe("run", "--profile", "smoke", "--select", selection, cwd=tmp_path))
     assert message.startswith(f"medpipe: got selection '{selection}', expected ")
+
+
+def test_asking_before_anything_is_trained_says_what_to_run(tmp_path: Path) -> None:
+    message = one_message(medpipe("test", "--question", "What is asthma?", "--set", f"paths.outputs={tmp_path}"))
+    assert "models" in message and "medpipe run" in message
+
+
+def test_questions_from_a_file_that_is_not_there_are_one_message(tmp_path: Path) -> None:
+    assert "none.txt" in one_message(medpipe("test", "--questions", str(tmp_path / "none.txt")))
+
+
+def test_a_plan_loads_nothing_and_tells_what_the_trainings_would_take(tmp_path: Path) -> None:
+    done = medpipe("plan", "--profile", "sagemaker-qwen2.5", "--no-measure", "--set", f"paths.outputs={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    for word in ("planner", "researcher", "analyst", "reporter", "maporl_team", "MiB", "steps", "tokens"):
+        assert word in done.stdout, done.stdout
+    assert not list(tmp_path.iterdir())
