@@ -58,7 +58,7 @@ TASKS: dict[str, Task] = {
     "benchmarks": Task("medpipe.corpus.benchmarks:run", (), ("corpus",)),
     "clean": Task("medpipe.corpus.cleaning:run", ("corpus",), ("corpus", "roles.py")),
     "split": Task("medpipe.corpus.splits:run", ("corpus",), ("corpus", "roles.py")),
-    "base": Task("medpipe.models.base:run", ("model",), ("models/tiny.py", "roles.py")),
+    "base": Task("medpipe.models.base:run", ("model",), ("models/tiny.py",)),
     "sft": Task(
         "medpipe.training.sft:run",
         ("model", "training", "team"),

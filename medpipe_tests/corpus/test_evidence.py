@@ -13,10 +13,11 @@ import pytest
 
 from medpipe import store
 from medpipe.config import Corpus
-from medpipe.corpus.evidence import CHUNK_CHARS, EvidenceIndex, _telling
+from medpipe.corpus.evidence import CHUNK_CHARS, EvidenceIndex, Passage, _telling
 from medpipe.corpus.groups import part_of
 from medpipe.corpus.synthetic import generate, library, load_conditions
 from medpipe.errors import MedpipeError
+from medpipe.roles import question_text
 from medpipe.schema import QAExample
 from medpipe_tests.corpus.makers import row
 
@@ -231,3 +232,19 @@ def test_a_secret_is_found_wherever_its_passage_stands() -> None:
     secret = " ".join(f"word{number}" for number in range(21))
     passages = [f"{' '.join(f'other{n}x{number}' for number in range(40))} {' '.join(secret.split()[:16])}" for n in range(4_100)]
     assert all(_telling(passages, [secret]))
+
+
+def titled(rows: list[QAExample], found: list[list[Passage]]) -> float:
+    """Share of multiple-choice rows whose right option has a passage of its own."""
+    titles = [{passage.title.casefold() for passage in passages} for passages in found]
+    return sum(each.answer_text.casefold() in known for each, known in zip(rows, titles, strict=True)) / len(rows)
+
+
+def test_having_a_passage_tells_the_right_option_no_more_in_training_than_elsewhere(bundled: Bundled) -> None:
+    """The index holds the training rows' texts: shown as they are, they would mark the right option in nearly every training row."""
+    index = bundled.index(guarded=True)
+    train, other = ([each for each in rows if each.is_choice][:300] for rows in (bundled.train, bundled.held_back))
+    elsewhere = titled(other, index.search_many([(question_text(each), None) for each in other], 3))
+    naive = titled(train, index.search_many([(question_text(each), each.id) for each in train], 3))
+    assert naive > elsewhere + 0.2
+    assert abs(titled(train, index.search_for_training(train, 3)) - elsewhere) < 0.15
