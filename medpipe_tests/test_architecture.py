@@ -20,13 +20,13 @@ FLOORS: tuple[tuple[str, ...], ...] = (  # from the ground up; a room is a modul
     ("config", "store", "roles", "questions"),
     ("job",),
     ("tasks", "tracking", "corpus", "models", "rewards"),
-    ("launch", "team", "evaluation/plots"),
+    ("launch", "team", "lengths", "evaluation/plots"),
     ("training", "evaluation", "consult"),
     ("assets/present", "assets/console"),
     ("resources",),
     ("assets",),
     ("definitions",),
-    ("runner", "doctor", "library"),
+    ("runner", "doctor", "plan", "library"),
     ("cli",),
 )
 FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}

@@ -157,8 +157,9 @@ class Policies:
         if packed:
             ids_BT, hidden_BTH = self._end_to_end(rows, starts)
         else:
-            ids_BT, mask_BT = self._pad(rows, left=False)
-            hidden_BTH = self._hidden(ids_BT, mask_BT, (mask_BT.cumsum(1) - 1).clamp(min=0))
+            # Padding stands behind every token that is read, where causal attention can't see it: no mask, a faster kernel.
+            ids_BT, _ = self._pad(rows, left=False)
+            hidden_BTH = self._hidden(ids_BT, None, torch.arange(ids_BT.shape[1], device=self.device)[None])
         wanted_BT = torch.zeros(ids_BT.shape, dtype=torch.bool)  # at the position before each completion token
         for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
             line, first = (0, starts[row] + len(prompt) - 1) if packed else (row, len(prompt) - 1)
