@@ -56,18 +56,21 @@ if TYPE_CHECKING:
 
 WORK = Path("outputs/bench/sft")
 ROLE = "reporter"
-HELD, WIDTH, SEARCH_STEPS, EXACT = 32, 512, 6, 1e-3
+HELD, WIDTH, SEARCH_STEPS, EXACT = 32, 512, 3, 1e-3
 NAMES = {"a": "medpipe", "b": "TRL, defaults", "c": "TRL, best on CPU", "d": "Trainer, padded to 512"}
 VARIANTS: dict[str, dict[str, Any]] = {  # all without gradient checkpointing
     "random": {},
     "grouped": {"train_sampling_strategy": "group_by_length"},
     "grouped, two passes": {"train_sampling_strategy": "group_by_length", "passes": 2},
+    "grouped, four passes": {"train_sampling_strategy": "group_by_length", "passes": 4},
+    "grouped, a row a pass": {"train_sampling_strategy": "group_by_length", "passes": 8},
+    "medpipe's order, four passes": {"train_sampling_strategy": "sequential", "passes": 4, "ordered": True},
     "padding-free": {"padding_free": True, "max_length": None},
     "grouped, padding-free": {"train_sampling_strategy": "group_by_length", "padding_free": True, "max_length": None},
     "packed": {"packing": True},
 }
-BEST = "grouped"
-"""The fastest of those tried on 16 rows and two CPU cores (93 useful tokens/s; padding-free 70); --search tries all."""
+BEST = "medpipe's order, four passes"
+"""The fastest of all in a `--search` on two CPU cores (RESULTS.md); of those that use TRL alone it is a row a pass."""
 
 
 # --- in a process of its own
@@ -141,10 +144,9 @@ def by_medpipe(policies: Policies, rows: Sequence[Row], settings: Settings, fold
     from medpipe.training.trainer import fit
 
     training = settings.training
-    started = time.perf_counter()
     steps = optimizer_steps(rows, training.batch_size, training.epochs, f"{settings.seed}/{ROLE}")
     fitted = fit(policies, ROLE, steps, job_for(settings, f"models/{ROLE}", folder, folder))
-    return time.perf_counter() - started, fitted.losses
+    return fitted.seconds, fitted.losses  # from the trainer's readiness to the last step, as for the peers
 
 
 def peer(system: str, variant: str, policies: Policies, rows: Sequence[Row], settings: Settings, folder: str) -> Any:
@@ -152,16 +154,22 @@ def peer(system: str, variant: str, policies: Policies, rows: Sequence[Row], set
     from datasets import Dataset
     from transformers import PrinterCallback, Trainer, TrainingArguments
 
+    from medpipe.training.batches import optimizer_steps
+
     training = settings.training
     chosen = dict(VARIANTS[variant]) if system == "c" else {}
     passes = chosen.pop("passes", 1)
+    epochs = training.epochs
+    if chosen.pop("ordered", False):  # the same rows in the same steps: then the losses must agree, too
+        epoch = optimizer_steps(rows, training.batch_size, training.epochs, f"{settings.seed}/{ROLE}")
+        rows, epochs = [row for step in epoch for row in step], 1
     batch = training.batch_size // passes
     if chosen.get("packing"):  # an item is then a row of WIDTH tokens: so many that about as many rows make a step
         batch = max(1, round(batch * sum(map(size, rows)) / len(rows) / WIDTH))
         chosen["max_length"] = WIDTH
-    steps = training.epochs * -(-len(rows) // training.batch_size)
+    steps = epochs * -(-len(rows) // training.batch_size)
     common: dict[str, Any] = {
-        "output_dir": folder, "num_train_epochs": training.epochs, "per_device_train_batch_size": batch,
+        "output_dir": folder, "num_train_epochs": epochs, "per_device_train_batch_size": batch,
         "gradient_accumulation_steps": passes, "learning_rate": training.learning_rate, "lr_scheduler_type": "cosine",
         "warmup_steps": int(training.warmup_share * steps), "max_grad_norm": training.gradient_clip, "weight_decay": 0.0, "bf16": False,
         "use_cpu": True, "logging_steps": 1, "save_strategy": "no", "report_to": [], "disable_tqdm": True, "seed": settings.seed,

@@ -83,14 +83,14 @@ def whole(inputs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def test_a_training_that_is_ended_early_goes_on_and_ends_with_the_same_bytes(inputs: dict[str, Path]) -> None:
-    """Kills at random moments, then every 120th write failing once; `python -m medpipe_tests.training.kills` does it at length."""
+    """Kills at random moments, then every 150th write failing once; `python -m medpipe_tests.training.kills` does it at length."""
     folders = json.dumps({name: str(path) for name, path in inputs.items()})
-    command = [sys.executable, "-m", "medpipe_tests.training.kills", "--kills", "4", "--writes", "120", "--inputs", folders]
+    command = [sys.executable, "-m", "medpipe_tests.training.kills", "--kills", "3", "--writes", "150", "--inputs", folders]
     done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
     counted = json.loads(done.stdout.splitlines()[-1])
     assert counted["same"] == counted["trainings"] >= 2
-    assert counted["ended_early"] >= 6 and counted["resumed"] >= 1
+    assert counted["ended_early"] >= 4 and counted["resumed"] >= 1
 
 
 def test_sigterm_writes_a_checkpoint_and_the_next_run_goes_on_from_it(inputs: dict[str, Path], whole: Job, tmp_path: Path) -> None:
