@@ -136,8 +136,7 @@ def _role(settings: Settings, dims: Dims, role: Role, place: Place, of: Lengths,
     rows_per_pass = max(1, min(rows_per_step, training.tokens_per_pass // of.longest))
     element = _element(settings, place)
     memory = footprint.fine_tuning(
-        dims, lora, element, settings.model.quantization, rows_per_pass * of.longest, of.longest,
-        rows_per_pass * of.longest_said,
+        dims, lora, element, settings.model.quantization, rows_per_pass * of.longest, rows_per_pass * of.longest_said,
         training.gradient_checkpointing,
     )  # fmt: skip
     tokens, said = (training.epochs * of.rows * each for each in (of.prompt + of.said, of.said))

@@ -64,7 +64,7 @@ class Policies:
             MedpipeError: a folder holds no adapter, as after training.method = full.
         """
         for name, folder in adapters.items():
-            if not (folder / "adapter_config.json").is_file():
+            if folder.is_dir() and not (folder / "adapter_config.json").is_file():
                 raise MedpipeError(
                     got=f"no adapter for {name}", expected="a LoRA adapter, since all roles share one base", where=str(folder),
                     do="set training.method = lora and materialise it again",

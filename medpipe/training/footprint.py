@@ -1,6 +1,6 @@
 """How much memory a training needs, told from dimensions alone: nothing is loaded and no library is imported.
 
-    fine_tuning(dims, Lora(16), element=2, quantization="none", tokens=8192, longest=512, said=2048, checkpointing=False)
+    fine_tuning(dims, Lora(16), element=2, quantization="none", tokens=8192, said=2048, checkpointing=False)
 
 Counted is what torch allocates: weights, gradients, AdamW's two moments, what the backward pass keeps of each layer (as saved by
 transformers' decoders with sdpa or flash attention), and the logits. Left out: gaps between allocations, kernels' workspace.
@@ -25,7 +25,7 @@ def weights(dims: Dims, element: int, quantization: str = "none") -> float:
     return ((dims.parameters - matrices) * element + matrices * (QUANTISED[quantization] or element)) / MIB
 
 
-def activations(dims: Dims, lora: Lora | None, element: int, tokens: float, longest: int, checkpointing: bool = False) -> float:
+def activations(dims: Dims, lora: Lora | None, element: int, tokens: float, checkpointing: bool = False) -> float:
     """MiB that the backward pass keeps of the layers that it goes through.
 
     Args:
@@ -33,10 +33,9 @@ def activations(dims: Dims, lora: Lora | None, element: int, tokens: float, long
         lora: the adapters; None: all weights learn.
         element: bytes of a number: 4, or 2 (autocast; adapters then keep copies of their inputs).
         tokens: padded tokens of one pass.
-        longest: tokens of its longest row: attention's mask has so many columns.
         checkpointing: keep each layer's input only, and one layer at a time in full.
     """
-    layer = _layer(dims, lora, element) + 4 * longest
+    layer = _layer(dims, lora, element)
     ends = 0 if lora else dims.hidden * (4 + 2 * element)  # the last norm; with adapters it stands for the first, which keeps nothing
     if checkpointing:
         return tokens * (dims.layers * dims.hidden * element + layer + ends) / MIB
@@ -62,13 +61,13 @@ def logits(dims: Dims, said: float) -> float:
 
 
 def fine_tuning(
-    dims: Dims, lora: Lora | None, element: int, quantization: str, tokens: float, longest: int, said: float, checkpointing: bool
+    dims: Dims, lora: Lora | None, element: int, quantization: str, tokens: float, said: float, checkpointing: bool
 ) -> Mapping[str, float]:
     """MiB by purpose while one role is fine-tuned; adapters are fp32 whatever the base is."""
     learning = dims.lora_parameters(lora) * 4 / MIB if lora else dims.parameters * element / MIB
     return {
         "weights": weights(dims, element, quantization) + (learning if lora else 0.0), "gradients": learning, "optimizer": 2 * learning,
-        "activations": activations(dims, lora, element, tokens, longest, checkpointing), "logits": logits(dims, said),
+        "activations": activations(dims, lora, element, tokens, checkpointing), "logits": logits(dims, said),
     }  # fmt: skip
 
 
@@ -79,7 +78,7 @@ def co_training(
     learning = adapters * dims.lora_parameters(lora) * 4 / MIB
     return {
         "weights": weights(dims, element, quantization) + 2 * learning, "gradients": learning, "optimizer": 2 * learning,
-        "activations": activations(dims, lora, element, rows * longest, longest), "logits": logits(dims, said),
+        "activations": activations(dims, lora, element, rows * longest), "logits": logits(dims, said),
     }  # fmt: skip
 
 

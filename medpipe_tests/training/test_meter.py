@@ -92,7 +92,7 @@ def test_flops_of_a_forward_pass_are_those_that_torch_counts(tiny_base: Path) ->
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("way", WAYS)
 def test_activations_are_what_autograd_keeps(tiny_base: Path, way: str, checkpointing: bool) -> None:
-    """Rows of several lengths, so that there is a mask; of checkpointed layers only the inputs are kept until the backward pass."""
+    """Rows of several lengths, padded; of checkpointed layers only the inputs are kept until the backward pass."""
     lora, dims = WAYS[way], dims_of(tiny_base)
     policies = policies_of(tiny_base, lora, checkpointing)
     weights = {value.untyped_storage().data_ptr() for value in policies.model.parameters()}
@@ -107,9 +107,9 @@ def test_activations_are_what_autograd_keeps(tiny_base: Path, way: str, checkpoi
     wide = PROMPT + SAID
     ours = [value for place, value in kept.items() if place not in weights and value.shape[-1:] != (dims.vocab,)]  # logits are told apart
     seen = sum(value.untyped_storage().nbytes() for value in ours) / footprint.MIB
-    told = footprint.activations(dims, lora, 4, ROWS * wide, wide, checkpointing)
+    told = footprint.activations(dims, lora, 4, ROWS * wide, checkpointing)
     if checkpointing:  # the one layer that is computed again appears later, in the backward pass
-        told -= footprint.activations(dims, Lora(RANK, 1) if lora else None, 4, ROWS * wide, wide) / (1 if lora else dims.layers)
+        told -= footprint.activations(dims, Lora(RANK, 1) if lora else None, 4, ROWS * wide) / (1 if lora else dims.layers)
     assert told == pytest.approx(seen, rel=0.35 if checkpointing else 0.1)
 
 

