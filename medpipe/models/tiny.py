@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Con
 from medpipe.schema import LETTERS, ROLES
 
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-STEPS, BATCH, RATE = 80, 16, 6e-3
+STEPS, BATCH, RATE = 160, 16, 6e-3
 
 RULE = "End with 'Answer:' and the letter of one option."
 SYSTEMS = (
