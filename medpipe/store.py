@@ -133,16 +133,19 @@ def publish(partial: Path, final: Path, manifest: Manifest) -> None:
 
 def put_in_place(partial: Path, final: Path) -> None:
     """Sync a finished folder, all of it, and rename it to `final`; what was there is gone afterwards."""
-    _sync(partial)
-    for path in partial.rglob("*"):
-        _sync(path)
     previous = final.with_name(f".{final.name}.previous")
-    shutil.rmtree(previous, ignore_errors=True)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    if final.exists():
-        os.replace(final, previous)
-    os.replace(partial, final)
-    _sync(final.parent)
+    try:
+        _sync(partial)
+        for path in partial.rglob("*"):
+            _sync(path)
+        shutil.rmtree(previous, ignore_errors=True)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        if final.exists():
+            os.replace(final, previous)
+        os.replace(partial, final)
+        _sync(final.parent)
+    except OSError as error:
+        raise _explain(error, final) from error
     shutil.rmtree(previous, ignore_errors=True)
 
 

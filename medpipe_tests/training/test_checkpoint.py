@@ -137,7 +137,8 @@ def test_a_write_that_fails_leaves_the_checkpoints_before_it(tmp_path: Path, mon
                 patch.setattr(os, name, failing(getattr(os, name)))
             try:
                 checkpoints.save(2, PARTS, {"state": {}})
-            except (OSError, MedpipeError):
+            except MedpipeError as error:
+                assert "got a full disk" in str(error)
                 failures += 1
             else:
                 break
