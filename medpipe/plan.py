@@ -285,13 +285,14 @@ def _impossible(settings: Settings, dims: Dims | None) -> list[str]:
 
 def _too_large(settings: Settings, parts: list[Part]) -> list[str]:
     """GPUs take one training at a time; a CPU takes as many fine-tunings at once as it has slots."""
-    found = []
-    advice = "lower training.tokens_per_pass, set training.gradient_checkpointing = true or model.quantization = 4bit"
+    found, advice = [], "lower training.tokens_per_pass, set training.gradient_checkpointing = true or model.quantization = 4bit"
     of_team = "lower maporl.minibatch, maporl.questions_per_iteration or team.max_prompt_tokens, or set model.quantization = 4bit"
     for part in parts:
         limit = _limit_mib(part.place)
-        if limit and part.memory_mib > limit:
-            where = "this machine" if part.place.gpu is None else f"GPU {part.place.gpu}"
+        where = "this machine" if part.place.gpu is None else f"GPU {part.place.gpu}"
+        if limit is None:
+            found.append(f"whether {part.name} fits into {where} is not known: nvidia-smi does not tell its memory")
+        elif part.memory_mib > limit:
             do = of_team if part.name == TEAM else advice
             found.append(f"{part.name} needs about {part.memory_mib:,.0f} MiB, {where} has {limit:,.0f} MiB: {do}")
     together = sorted((part.memory_mib for part in parts if part.place.gpu is None and part.name != TEAM), reverse=True)

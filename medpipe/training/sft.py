@@ -96,7 +96,8 @@ def _statistics(role: str, job: Job, rows: Sequence[Row], fitted: Fitted) -> dic
     return {
         "role": role, "rows": len(rows), "epochs": job.settings.training.epochs, "steps": len(fitted.losses), "tokens": fitted.tokens,
         "seconds": round(fitted.seconds, 1), "tokens_per_second": round(fitted.tokens / fitted.seconds, 1),
-        "first_loss": round(fitted.losses[0], 4), "last_loss": round(fitted.losses[-1], 4), "mfu": round(fitted.mfu, 4),
+        "first_loss": round(fitted.losses[0], 4), "last_loss": round(fitted.losses[-1], 4),
+        **({} if fitted.mfu is None else {"mfu": round(fitted.mfu, 4)}),
         "matmul_peak_gflops": round(fitted.matmul_peak / 1e9, 1), "peak_memory_mib": round(peak_memory_mib()),
         "resumed_from_steps": ", ".join(map(str, fitted.resumed_from)) or "never interrupted",
     }  # fmt: skip

@@ -45,15 +45,16 @@ class Fitted:
     losses: list[float] = field(default_factory=list)  # nats per completion token, one a step
     metrics: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0  # of steps, without loading and without what was lost to an interruption
-    flops: float = 0.0  # of useful tokens, counted by medpipe/training/meter.py; 0 where the model's family is unknown to it
+    flops: float = 0.0  # of useful tokens, counted by medpipe/training/meter.py
+    countable: bool = True  # False: the meter does not know the model's family, so that there is no utilisation to tell
     tokens: int = 0  # useful ones: padding is not counted
     matmul_peak: float = 0.0  # FLOP/s
     resumed_from: list[int] = field(default_factory=list)
 
     @property
-    def mfu(self) -> float:
-        """Model FLOPs utilisation: the share of this device's measured matmul peak that useful arithmetic took."""
-        return self.flops / (self.seconds * self.matmul_peak) if self.seconds and self.matmul_peak else 0.0
+    def mfu(self) -> float | None:
+        """Model FLOPs utilisation: the share of this device's measured matmul peak that useful arithmetic took; None: unknown."""
+        return self.flops / (self.seconds * self.matmul_peak) if self.countable else None
 
 
 def fit(policies: Policies, adapter: str | None, steps: Sequence[list[Row]], job: Job) -> Fitted:
@@ -103,8 +104,8 @@ class RoleTrainer(Trainer):
         self.budget = self._settings.tokens_per_pass
         self.packed = {"on": True, "off": False, "auto": base.keeps_rows_apart(policies.base)}[self._settings.packing]
         dtype = base.resolve_precision(job.device, job.settings.model.precision)
-        self.fitted = Fitted(matmul_peak=matmul_peak(job.device, dtype, METER_SECONDS))
         self._dims = Dims.of_config(policies.base.config)
+        self.fitted = Fitted(matmul_peak=matmul_peak(job.device, dtype, METER_SECONDS), countable=self._dims is not None)
         self._lora = Lora(self._settings.lora_rank, self._settings.lora_layers) if self._settings.method == "lora" else None
         self._last = time.monotonic()
 
@@ -181,8 +182,10 @@ class RoleTrainer(Trainer):
         fitted.seconds, fitted.flops, fitted.tokens = fitted.seconds + seconds, fitted.flops + flops, fitted.tokens + tokens
         values = {
             "loss": float(logs["loss"]), "learning_rate": float(logs["learning_rate"]), "gradient_norm": float(logs["grad_norm"]),
-            "tokens_per_second": tokens / seconds, "mfu": flops / (seconds * fitted.matmul_peak), "memory_mib": peak_memory_mib(),
+            "tokens_per_second": tokens / seconds, "memory_mib": peak_memory_mib(),
         }  # fmt: skip
+        if fitted.countable:
+            values["mfu"] = flops / (seconds * fitted.matmul_peak)
         fitted.metrics.append({"step": step, **values})
         self._job.report.metrics(step, values)
         self._job.report.progress(step, self.state.max_steps, f"loss {values['loss']:.3f}, {values['tokens_per_second']:.0f} tokens/s")

@@ -94,8 +94,8 @@ def gap(team: Policies, adapter: str | None, prompts: list[list[int]], samples: 
 def test_drawn_and_scored_logps_agree_across_padding_ends_and_adapter_switches(
     team: Policies, prompts: list[list[int]], temperature: float
 ) -> None:
-    drawn = {a: team.generate(a, prompts, 11, temperature, seeded(1)) for a in ADAPTERS}  # all drawn before any is scored
-    assert len({len(sample.tokens) for samples in drawn.values() for sample in samples}) >= 3
+    drawn = {a: team.generate(a, prompts, 11, temperature, seeded(2)) for a in ADAPTERS}  # all drawn before any is scored
+    assert len({len(sample.tokens) for samples in drawn.values() for sample in samples}) > 3
     assert {sample.ended for samples in drawn.values() for sample in samples} == {True, False}
     for adapter in reversed(ADAPTERS):
         assert gap(team, adapter, prompts, drawn[adapter], temperature) < ON_POLICY_TOLERANCE

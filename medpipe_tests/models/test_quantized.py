@@ -142,7 +142,7 @@ def test_one_step_moves_the_adapter_and_no_byte_of_the_base(
     with full.use("planner", train=True):
         wanted = torch.autograd.grad(-full.score(prompts, COMPLETIONS).logp_N.mean(), list(full.parameters("planner").values()))
     one, other = torch.cat([gradients[name] for name in learned]), torch.cat([part.flatten() for part in wanted])
-    assert float(torch.cosine_similarity(one, other, dim=0)) > (0.99 if bits == "8bit" else 0.7)  # measured: 0.9999 and 0.86
+    assert float(torch.cosine_similarity(one, other, dim=0)) > (0.99 if bits == "8bit" else 0.8)  # measured: 0.9999 and 0.86
 
 
 def test_messages_are_generated_and_scored_alike(policies: Policies, prompts: list[list[int]], bits: str) -> None:

@@ -75,7 +75,7 @@ def test_the_adapter_moves_and_the_base_does_not(trained: Trained, inputs: dict[
 def test_the_loss_on_a_repeated_batch_falls(trained: Trained) -> None:
     losses = [row["loss"] for row in store.read_jsonl(trained.job.out / "metrics.jsonl")]
     assert len(losses) == 10
-    assert losses[-1] < 0.85 * losses[0]
+    assert losses[-1] < 0.8 * losses[0]
     assert sum(losses[5:]) < sum(losses[:5])
 
 

@@ -190,3 +190,13 @@ def test_packed_rows_teach_the_same(inputs: dict[str, Path], tmp_path: Path) -> 
     jobs = [train(tmp_path / packing / "run", inputs, packing=packing, lora_dropout=0.0) for packing in ("on", "off")]
     one, other = (load_file(job.out / "adapter_model.safetensors") for job in jobs)
     assert all(torch.allclose(one[name], other[name], atol=1e-4) for name in one)
+
+
+def test_a_model_whose_arithmetic_is_not_known_gets_no_utilisation_made_up(
+    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medpipe.training.meter.FAMILIES", ("another",))
+    job = train(tmp_path / "run", inputs)
+    stats = store.read_json(job.out / "training_stats.json")
+    assert "mfu" not in stats and stats["tokens_per_second"] > 0
+    assert not [row for row in store.read_jsonl(job.out / "metrics.jsonl") if "mfu" in row]
