@@ -92,6 +92,8 @@ class Team(Frozen):
     evidence_chars: PositiveInt = 320  # per passage
     consensus_share: float = Field(default=0.75, gt=0.0, le=1.0)  # of roles that agree on an answer
     consensus_score: float = Field(default=0.5, ge=0.0, le=1.0)  # their mean verifier score, where there is a verifier
+    evidence_source: Literal["local", "biomcp"] = "local"  # biomcp: a BioMCP server over stdio (extra `biomcp`), the index where it fails
+    evidence_cache_days: PositiveInt = 30  # so long an answer of BioMCP is taken from disk
 
 
 class Rewards(Frozen):
@@ -106,6 +108,7 @@ class Rewards(Frozen):
     medxpert_accuracy_weight: PositiveFloat = 2.0  # on accuracy, multiple choice, before the weights are renormalised
     safety_penalty_weight: NonNegativeFloat = 3.0  # times the severity of a violation, 0 to 1
     malformed_penalty: NonNegativeFloat = 0.1  # subtracted from the cell's own return only
+    audit_answers: PositiveInt = 100  # honest answers that the audit attacks in every way it knows, before any co-training
 
 
 class Maporl(Frozen):
@@ -115,7 +118,15 @@ class Maporl(Frozen):
     questions_per_iteration: PositiveInt = 8
     samples_per_question: int = Field(default=4, ge=2)  # the leave-one-out baseline needs at least two
     choice_share: float = Field(default=0.5, ge=0.0, le=1.0)  # multiple-choice questions among them
-    verifier: Literal["exact", "medical"] = "medical"
+    verifier: Literal["exact", "medical", "learned"] = "medical"
+    verifier_questions: PositiveInt = 64  # multiple-choice questions that a learned verifier is trained on
+    verifier_samples: int = Field(default=8, ge=2)  # answers drawn for each of them
+    advantage: Literal["loo", "gae"] = "loo"
+    gae_lambda: float = Field(default=0.95, ge=0.0, le=1.0)
+    value_clip: PositiveFloat = 0.2  # gae: how far a value may move in one iteration
+    value_weight: NonNegativeFloat = 0.1  # gae: of the value loss
+    placement: Literal["shared", "per_role"] = "shared"  # per_role: each role with a base of its own on its device in hardware.devices
+    processes: PositiveInt = 1  # data-parallel processes, by accelerate launch
     temperature: PositiveFloat = 1.0
     gamma: float = Field(default=0.3, ge=0.0, le=1.0)
     alpha0: NonNegativeFloat = 0.0
@@ -129,6 +140,9 @@ class Maporl(Frozen):
     minibatch: PositiveInt = 8  # messages per forward and backward pass
     gradient_clip: PositiveFloat = 1.0
     max_kl: PositiveFloat = 1.0  # nats per token, mean over an iteration: above it the run stops
+    min_entropy: NonNegativeFloat = 0.0  # nats per token, mean over an iteration: below it the run stops
+    max_malformed: float = Field(default=1.0, ge=0.0, le=1.0)  # share of messages, mean of three iterations: above it the run stops
+    checkpoint_seconds: NonNegativeFloat = 60.0  # at least so long between two checkpoints; 0: after every iteration
 
 
 class Evaluation(Frozen):
@@ -153,6 +167,7 @@ class Tracking(Frozen):
     kind: Literal["mlflow", "none"] = "mlflow"
     uri: str = ""
     experiment: str = "medpipe"
+    trace_share: float = Field(default=0.1, ge=0.0, le=1.0)  # of the episodes that are kept as traces, a span per message
 
 
 class Settings(Frozen):
@@ -178,6 +193,18 @@ class Settings(Frozen):
             raise ValueError(
                 f"training.method = full with model.quantization = {self.model.quantization}: a quantised base can't be trained itself, "
                 "set training.method = lora or model.quantization = none"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _processes_have_questions(self) -> Settings:
+        maporl = self.maporl
+        if maporl.processes > 1 and maporl.placement == "per_role":
+            raise ValueError("maporl.processes above 1 with maporl.placement = per_role: choose one of them")
+        if maporl.questions_per_iteration < maporl.processes:
+            raise ValueError(
+                f"maporl.processes = {maporl.processes} with maporl.questions_per_iteration = {maporl.questions_per_iteration}: "
+                "each process needs a question"
             )
         return self
 

@@ -7,7 +7,7 @@ folders, writes files into `job.out` (a folder that is being built) and returns 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
@@ -33,6 +33,10 @@ class Reporter(Protocol):
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Record measured numbers: one line of `metrics.jsonl` in the output folder, and the tracker."""
+        ...
+
+    def episodes(self, step: int, transcripts: Sequence[Mapping[str, Any]]) -> None:
+        """Hand played episodes to the tracker, which keeps a sample of them as traces."""
         ...
 
 

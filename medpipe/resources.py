@@ -20,7 +20,7 @@ from medpipe.assets.present import to_checks, to_metadata
 from medpipe.config import DEFAULT_PROFILE, Settings, load_profile, parse_override
 from medpipe.launch.devices import Place, place_light
 from medpipe.launch.kin import end_with_driver
-from medpipe.launch.order import WORKER, Order, as_extras, standing_result, to_ref, worker_environment, write_order
+from medpipe.launch.order import Order, as_extras, command_of, standing_result, to_ref, worker_environment, write_order
 from medpipe.schema import Manifest, Ref
 
 warnings.filterwarnings("ignore", category=dg.PreviewWarning)  # Dagster warns of its own use of Pipes
@@ -87,7 +87,7 @@ class Launcher(dg.ConfigurableResource):
         with dg.open_pipes_session(
             context, dg.PipesTempFileContextInjector(), dg.PipesTempFileMessageReader(), as_extras(order)
         ) as session:
-            process = subprocess.Popen(WORKER, env={**os.environ, **environment, **session.get_bootstrap_env_vars()})
+            process = subprocess.Popen(command_of(order), env={**os.environ, **environment, **session.get_bootstrap_env_vars()})
             try:
                 status = process.wait()
             except (DagsterExecutionInterruptedError, KeyboardInterrupt):

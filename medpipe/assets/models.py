@@ -6,7 +6,7 @@ from dagster import AssetExecutionContext
 from medpipe.assets.corpus import OWNERS
 from medpipe.assets.present import HANDED_OVER, check_specs
 from medpipe.config import Settings
-from medpipe.launch.devices import place_role, place_team
+from medpipe.launch.devices import place_co_training, place_role
 from medpipe.resources import Launcher, Profile
 from medpipe.schema import ROLES, Ref, Role
 
@@ -61,13 +61,13 @@ def team_asset(settings: Settings) -> dg.AssetsDefinition:
     @dg.asset(
         key=["models", "maporl_team"], group_name="models", kinds={"pytorch", "huggingface"}, owners=OWNERS, dagster_type=HANDED_OVER,
         ins={"train": DATA["train"], "base": dg.AssetIn(["models", "base"]), **{role: dg.AssetIn(["models", role]) for role in ROLES}},
-        check_specs=check_specs("models/maporl_team"), pool=place_team(settings).pool,
+        check_specs=check_specs("models/maporl_team"), pool=place_co_training(settings).pool,
     )  # fmt: skip
     def maporl_team(
         context: AssetExecutionContext, launcher: Launcher, profile: Profile, train: Ref, base: Ref, **roles: Ref
     ) -> dg.MaterializeResult:
         """The four roles, co-trained by MAPoRL under the medical reward (arXiv 2502.18439)."""
         inputs = {"splits/train": train, "models/base": base, **{f"models/{role}": ref for role, ref in roles.items()}}
-        return launcher.make(context, "models/maporl_team", "maporl", inputs, place_team(profile.settings()))
+        return launcher.make(context, "models/maporl_team", "maporl", inputs, place_co_training(profile.settings()))
 
     return maporl_team

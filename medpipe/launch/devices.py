@@ -54,6 +54,21 @@ def place_team(settings: Settings) -> Place:
     return Place(place.pool, place.gpu, _cores())
 
 
+def place_co_training(settings: Settings) -> Place:
+    """Where the team is co-trained: as other work of the team, or on a GPU for each role or each data-parallel process.
+
+    The pool admits by the first GPU; the kernel's locks on the others make the worker wait for who still holds them.
+    """
+    place, gpus = place_team(settings), visible_gpus()
+    threads = max(1, place.threads // settings.maporl.processes)
+    if place.gpu is None:
+        return Place(place.pool, None, threads)
+    wanted = [place.gpu, *(gpu for gpu in gpus if gpu != place.gpu)][: settings.maporl.processes]
+    if settings.maporl.placement == "per_role":
+        wanted = list(dict.fromkeys(gpu for role in ROLES if (gpu := place_role(settings, role).gpu)))
+    return Place(place.pool, ",".join(wanted), threads)
+
+
 def place_light() -> Place:
     """Where work without a model is done: on the CPU, in no pool."""
     return Place("", None, _cores())

@@ -18,6 +18,7 @@ from medpipe.store import damaged_files, read_manifest
 from medpipe.tasks import TASKS
 
 WORKER = (sys.executable, "-m", "medpipe.launch.worker")
+TOGETHER = (sys.executable, "-m", "medpipe.launch.together")
 QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
     "TQDM_DISABLE": "1",
@@ -59,6 +60,12 @@ def write_order(
         name=name, task=task, settings=settings, inputs=inputs, out=str(settings.outputs / name), fingerprint=fingerprint,
         device=place.device, run_id=run_id, commit=commit(),
     )  # fmt: skip
+
+
+def command_of(order: Order) -> tuple[str, ...]:
+    """What carries the order out: a worker, or several that co-train together."""
+    processes = order.settings.maporl.processes if order.task == "maporl" else 1
+    return WORKER if processes == 1 else (*TOGETHER, str(processes), order.device)
 
 
 def standing_result(order: Order) -> Manifest | None:

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from medpipe.errors import MedpipeError
 from medpipe.job import Job, Outcome, scoped
 from medpipe.launch.kin import die_with_parent
 from medpipe.launch.order import Order
+from medpipe.launch.together import RANK, rank
 from medpipe.schema import CheckResult, Manifest
 from medpipe.tasks import TASKS
 from medpipe.tracking import Tracker
@@ -73,10 +74,26 @@ class WorkReporter:
         if self.tracker:
             self.tracker.metrics(step, values)
 
+    def episodes(self, step: int, transcripts: Sequence[Mapping[str, Any]]) -> None:
+        """Hand played episodes to the tracker."""
+        if self.tracker:
+            self.tracker.episodes(step, transcripts)
+
     def _line(self, level: str, text: str) -> None:
         with self._log.open("a", encoding="utf-8") as handle:
             handle.write(f"{_now()} {level}: {text}\n")
         self._say(level, text)
+
+
+def assist(order: Order) -> None:
+    """Do the same task beside the worker proper, with a share of the questions; what it writes is thrown away."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder)
+        scratch = order.settings.outputs / "scratch" / order.fingerprint[:16]
+        folders = {key: Path(ref.path) for key, ref in order.inputs.items()}
+        device = order.device if order.device == "cpu" else f"cuda:{os.environ['LOCAL_RANK']}"
+        quiet = WorkReporter(out / "log.txt", out, lambda level, text: None)
+        TASKS[order.task](Job(order.name, scoped(order.settings, TASKS[order.task].sections), folders, out, scratch, device, quiet))
 
 
 def carry_out(order: Order, say: Callable[[str, str], None]) -> Manifest:
@@ -154,24 +171,26 @@ def _blocks(check: CheckResult) -> bool:
 
 @contextlib.contextmanager
 def _gpu_claimed(device: str, log: Callable[[str], None]) -> Iterator[None]:
-    """Hold the kernel's lock on the physical GPU: it is let go by the kernel itself however this process ends."""
+    """Hold the kernel's lock on each physical GPU: it is let go by the kernel itself however this process ends."""
     if device == "cpu":
         yield
         return
     import torch
 
-    gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
+    gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")
     if not torch.cuda.is_available():
         raise MedpipeError(
-            got="no usable GPU in PyTorch", expected=f"GPU {gpu}", where="hardware.devices",
+            got="no usable GPU in PyTorch", expected=f"GPU {', '.join(gpus)}", where="hardware.devices",
             do="check nvidia-smi and that torch is a CUDA build, or run on the CPU with CUDA_VISIBLE_DEVICES=''",
         )  # fmt: skip
-    with open(Path(tempfile.gettempdir()) / f"medpipe-gpu-{gpu}.lock", "w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log(f"GPU {gpu} is in use by another medpipe process: waiting for it")
-            fcntl.flock(handle, fcntl.LOCK_EX)
+    with contextlib.ExitStack() as held:
+        for gpu in sorted(gpus):  # always in the same order: two processes that want several never wait for each other
+            handle = held.enter_context(open(Path(tempfile.gettempdir()) / f"medpipe-gpu-{gpu}.lock", "w"))
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                log(f"GPU {gpu} is in use by another medpipe process: waiting for it")
+                fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
 
@@ -193,10 +212,25 @@ def _explained(order: Order, say: Callable[[str, str], None]) -> dict[str, Any]:
         return {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
 
 
+def _saved() -> Order:
+    return Order.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8"))
+
+
+def _in_context() -> Order:
+    """The order in Pipes' context, for a process that sends no messages of its own."""
+    from dagster_pipes import PipesDefaultContextLoader, decode_param
+
+    with PipesDefaultContextLoader().load_context(decode_param(os.environ["DAGSTER_PIPES_CONTEXT"])) as context:
+        return Order.model_validate((context.get("extras") or {})["order"])
+
+
 def main() -> None:
     """Carry out an order that comes through Dagster Pipes, or one that is named on the command line."""
+    if rank():
+        die_with_parent(os.getppid())
+        return assist(_saved() if len(sys.argv) > 1 else _in_context())
     if len(sys.argv) > 1:
-        order = Order.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8"))
+        order = _saved()
         answer = _explained(order, lambda level, text: print(f"{level}: {text}", flush=True))
         print(answer.get("traceback") or answer.get("error") or f"made {order.out}")
         sys.exit(EXIT_EXPLAINED if "error" in answer else 0)
@@ -207,7 +241,7 @@ def main() -> None:
             "got no order, expected one from Dagster or a file, in medpipe.launch.worker: materialise an asset, or name an order's file"
         )
     with open_dagster_pipes() as pipes:
-        die_with_parent(pipes.get_extra("parent"))
+        die_with_parent(os.getppid() if RANK in os.environ else pipes.get_extra("parent"))
         answer = _explained(Order.model_validate(pipes.get_extra("order")), lambda level, text: getattr(pipes.log, level)(text))
         pipes.report_custom_message(answer)
     sys.exit(EXIT_EXPLAINED if "error" in answer else 0)

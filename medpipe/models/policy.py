@@ -5,7 +5,7 @@ only where they are needed (the next token, or the completion), never for [batch
 Scoring lays its rows side by side with padding, or packed: end to end without any. The base may be quantised; in
 8 bits a layer's inputs are rounded too, and drawn and scored log-probabilities agree to two digits only, in 4 bits to the last.
 Shape suffixes: B batch (1 where packed), T time, H hidden, V vocabulary, N completion tokens of the batch in one row.
-Left out: one model per device, and the prompt's cache shared by the samples of one question.
+Left out: one model per device (medpipe/models/spread.py).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from torch import Tensor
 from medpipe.config import Model
 from medpipe.errors import MedpipeError
 from medpipe.models import base as base_models
+from medpipe.models.cache import families, roomy_cache
 from medpipe.models.tokens import encode, letter_tokens
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Scored:
     logp_N: Tensor
     entropy_N: Tensor
     row_N: Tensor  # which row of the batch each token belongs to
+    hidden_NH: Tensor  # the states that each token was read from
 
 
 class Policies:
@@ -80,6 +82,15 @@ class Policies:
             peft.load_adapter(str(adapters[name]), adapter_name=name, use_safetensors=True)
         return cls(peft.eval(), tokenizer, names)
 
+    def of(self, adapter: str | None) -> Policies:
+        """Where an adapter lives: here, for all of them (medpipe/models/spread.py has other places)."""
+        return self
+
+    @property
+    def everyone(self) -> list[Policies]:
+        """Each base once."""
+        return [self]
+
     @contextmanager
     def use(self, adapter: str | None, train: bool = False) -> Iterator[None]:
         """Make an adapter (None: the bare base) the active one; with `train` its weights, and only its, get gradients."""
@@ -106,40 +117,51 @@ class Policies:
                 top-p or top-k, so that the recorded log-probabilities are the policy's own.
             generator: source of randomness; needed when sampling.
         """
-        from transformers import DynamicCache
-
         if not prompts:
             return []
         end = int(self.tokenizer.eos_token_id)  # type: ignore[arg-type]
-        ids_BT, mask_BT = self._pad(prompts, left=True)
-        position_BT = (mask_BT.cumsum(1) - 1).clamp(min=0)
-        cache = DynamicCache(config=self.base.config)
         tokens: list[list[int]] = [[] for _ in prompts]
         logps: list[list[float]] = [[] for _ in prompts]
-        open_B = torch.ones(len(prompts), dtype=torch.bool, device=self.device)
+        speaking = list(range(len(prompts)))  # the prompts whose messages are not finished, in the order of the batch
         with self.use(adapter):
-            for _ in range(max_new_tokens):
-                hidden_BTH = self._hidden(ids_BT, mask_BT, position_BT, cache)
-                logits_BV = self.base.get_output_embeddings()(hidden_BTH[:, -1]).float()
-                logp_BV = torch.log_softmax(logits_BV / (temperature or 1.0), dim=-1)
+            hidden_BH, mask_BT, cache = self._read(prompts)
+            for done in range(1, max_new_tokens + 1):
+                logp_BV = torch.log_softmax(self.base.get_output_embeddings()(hidden_BH).float() / (temperature or 1.0), dim=-1)
                 if temperature:
                     drawn = torch.multinomial(logp_BV.exp().cpu(), 1, generator=generator).to(self.device)
                 else:
                     drawn = logp_BV.argmax(-1, keepdim=True)
                 chosen = logp_BV.gather(1, drawn).squeeze(1).tolist()
-                for row, token in enumerate(drawn.squeeze(1).tolist()):
-                    if open_B[row]:
-                        tokens[row].append(token)
-                        logps[row].append(chosen[row])
-                open_B &= drawn.squeeze(1) != end
-                if not open_B.any():
+                for row, token, logp in zip(speaking, drawn.squeeze(1).tolist(), chosen, strict=True):
+                    tokens[row].append(token)
+                    logps[row].append(logp)
+                going = [place for place, row in enumerate(speaking) if tokens[row][-1] != end]
+                if not going or done == max_new_tokens:
                     break
-                ids_BT = drawn
-                mask_BT = torch.cat([mask_BT, mask_BT.new_ones(len(prompts), 1)], dim=1)
-                position_BT = position_BT[:, -1:] + 1
+                if len(going) < len(speaking):  # what has ended costs nothing any more
+                    keep = torch.tensor(going, device=self.device)
+                    cache.batch_select_indices(keep)
+                    drawn, mask_BT, speaking = drawn[keep], mask_BT[keep], [speaking[place] for place in going]
+                mask_BT = torch.cat([mask_BT, mask_BT.new_ones(len(speaking), 1)], dim=1)
+                hidden_BH = self._hidden(drawn, mask_BT, mask_BT.sum(1, keepdim=True) - 1, cache)[:, -1]
         ended = [bool(row) and row[-1] == end for row in tokens]
         texts = [str(self.tokenizer.decode(row[:-1] if stop else row)).strip() for row, stop in zip(tokens, ended, strict=True)]
         return [Sample(tuple(t), tuple(p), text, stop) for t, p, text, stop in zip(tokens, logps, texts, ended, strict=True)]
+
+    def _read(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Any]:
+        """The last hidden state of each prompt, the mask and the filled cache; what neighbours begin with is computed once."""
+        cache, found = roomy_cache(), families(prompts)
+        if len(found) == len(prompts):
+            ids_BT, mask_BT = self._pad(prompts, left=True)
+            return self._hidden(ids_BT, mask_BT, (mask_BT.cumsum(1) - 1).clamp(min=0), cache)[:, -1], mask_BT, cache
+        shared_BT, before_BT = self._pad([prompts[family.rows[0]][: family.shared] for family in found], left=True)
+        self._hidden(shared_BT, before_BT, (before_BT.cumsum(1) - 1).clamp(min=0), cache)
+        of_row = torch.tensor([number for number, family in enumerate(found) for _ in family.rows], device=self.device)
+        cache.batch_select_indices(of_row)
+        ids_BT, rest_BT = self._pad([prompts[row][family.shared :] for family in found for row in family.rows], left=True)
+        mask_BT = torch.cat([before_BT[of_row], rest_BT], dim=1)
+        position_BT = (mask_BT.cumsum(1) - 1).clamp(min=0)[:, -ids_BT.shape[1] :]
+        return self._hidden(ids_BT, mask_BT, position_BT, cache)[:, -1], mask_BT, cache
 
     def score(
         self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], temperature: float = 1.0, packed: bool = False
@@ -166,10 +188,11 @@ class Policies:
             wanted_BT[line, first : first + len(completion)] = True
         line_N, time_N = wanted_BT.nonzero().to(self.device).unbind(1)
         row_N = torch.arange(len(rows)).repeat_interleave(torch.tensor([len(completion) for completion in completions])).to(self.device)
-        logits_NV = self.base.get_output_embeddings()(hidden_BTH[line_N, time_N]).float() / temperature
+        hidden_NH = hidden_BTH[line_N, time_N]
+        logits_NV = self.base.get_output_embeddings()(hidden_NH).float() / temperature
         logp_NV = torch.log_softmax(logits_NV, dim=-1)
         entropy_N = -(logp_NV.exp() * logp_NV).sum(-1).detach()
-        return Scored(logp_NV.gather(1, ids_BT[line_N, time_N + 1, None]).squeeze(1), entropy_N, row_N)
+        return Scored(logp_NV.gather(1, ids_BT[line_N, time_N + 1, None]).squeeze(1), entropy_N, row_N, hidden_NH)
 
     @torch.inference_mode()
     def mean_logp(

@@ -1,6 +1,7 @@
 """Advantage of every cell: leave-one-out baseline over the samples of one question, normalised per role and round.
 
-Source: RLOO (Ahmadian et al. 2024, arXiv 2402.14740) with groups as in docs/maporl.md, section 6. Left out: `gae`.
+Source: RLOO (Ahmadian et al. 2024, arXiv 2402.14740) with groups as in docs/maporl.md, section 6. For `gae` see
+medpipe/training/values.py.
 """
 
 from __future__ import annotations
@@ -49,6 +50,15 @@ def normalise(advantages: Mapping[Cell, float], floor: float = 1e-6) -> dict[Cel
         for cell in cells:
             out[cell] = advantages[cell] / spread if spread > floor else 0.0
     return out
+
+
+def whiten(advantages: Mapping[Cell, float], floor: float = 1e-6) -> dict[Cell, float]:
+    """Mean 0 and unit spread per (role, round), for advantages that have no baseline of their own samples (`gae`)."""
+    groups: dict[Hashable, list[float]] = defaultdict(list)
+    for cell, value in advantages.items():
+        groups[cell.role, cell.round].append(value)
+    means = {key: fmean(values) for key, values in groups.items()}
+    return normalise({cell: value - means[cell.role, cell.round] for cell, value in advantages.items()}, floor)
 
 
 def zero_variance_share(advantages: Mapping[Cell, float]) -> float:

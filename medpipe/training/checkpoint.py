@@ -12,7 +12,10 @@ Left out: sharded states of several devices.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,3 +115,33 @@ def damage(folder: Path) -> str:
     now.pop(SEAL, None)
     changed = sorted(name for name in seal["files"].keys() | now.keys() if seal["files"].get(name) != now.get(name))
     return f"changed or missing: {', '.join(changed)}" if changed else ""
+
+
+@contextmanager
+def asked_to_stop() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets, so that the training can write a checkpoint before it ends."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked  # only the main thread may take signals
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def split_optimizer(state: dict[int, dict[str, Any]]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The optimizer's state: its tensors by "number/name", and what is no tensor."""
+    tensors = {f"{number}/{name}": value for number, of in state.items() for name, value in of.items() if isinstance(value, Tensor)}
+    others = {f"{number}/{name}": value for number, of in state.items() for name, value in of.items() if not isinstance(value, Tensor)}
+    return tensors, others
+
+
+def join_optimizer(tensors: Mapping[str, Tensor], others: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
+    """What `split_optimizer` took apart."""
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in {**tensors, **others}.items():
+        number, _, name = key.partition("/")
+        state.setdefault(int(number), {})[name] = value
+    return state

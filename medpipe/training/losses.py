@@ -1,4 +1,4 @@
-"""The losses of co-training, each with its source. Left out: value losses (`gae`)."""
+"""The losses of co-training, each with its source. The value loss stands in medpipe/training/values.py."""
 
 from __future__ import annotations
 

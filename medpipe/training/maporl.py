@@ -1,124 +1,154 @@
 """MAPoRL: the four fine-tuned roles are co-trained as a team under the medical reward (docs/maporl.md).
 
 Made alone with `dagster asset materialize -m medpipe.definitions --select models/maporl_team`. Source: Park et al.,
-arXiv 2502.18439. Four adapters learn on one shared base; each role's fine-tuned adapter, frozen, is its reference.
-An iteration: play episodes on training questions, score every message, turn scores into returns and advantages, and take
-one PPO step per role. Left out: the `gae` advantage, the `learned` verifier, one device per role, resuming inside a run.
+arXiv 2502.18439. Each role's fine-tuned adapter, frozen, is its reference. An iteration: play episodes on training
+questions, score every message, turn scores into returns and advantages, and take one PPO step per role. Its randomness is
+drawn from (seed, iteration), so a run that was killed goes on from its newest whole checkpoint and ends with the same bytes
+on a CPU. Left out: held-out questions while training (evaluation/ asks them afterwards).
 """
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
 import torch
 
 from medpipe import NOTICE, store
+from medpipe.config import Maporl
 from medpipe.corpus.evidence import EvidenceIndex
 from medpipe.corpus.validation import require_valid
+from medpipe.errors import MedpipeError
 from medpipe.job import Job, Outcome
 from medpipe.models import base
 from medpipe.models.policy import Policies, weights_hash
-from medpipe.rewards.compose import MedicalReward
-from medpipe.rewards.relevance import Lexicon
-from medpipe.rewards.similarity import Similarity
+from medpipe.models.spread import Spread, devices_of_roles
 from medpipe.schema import ROLES, CheckResult, QAExample, Role
 from medpipe.team.episode import Episode
 from medpipe.team.workflow import Crew, play
-from medpipe.training.update import ON_POLICY_TOLERANCE, targets, update
-from medpipe.training.verifiers import TeamVerifier, mean_parts
+from medpipe.training.checkpoint import Checkpoints, asked_to_stop, join_optimizer, split_optimizer
+from medpipe.training.measures import measure, tokens_of
+from medpipe.training.ranks import Ranks, current
+from medpipe.training.update import ON_POLICY_TOLERANCE, Learner, learners_of, shaped, targets, update
+from medpipe.training.verifiers import open_verifier
+
+EXAMPLES = 2  # questions that are played before and after, greedily
+COLLAPSED = 3  # iterations over which the share of malformed messages is averaged
+Team = Policies | Spread
+
+
+@dataclass
+class Progress:
+    """What a checkpoint keeps besides the weights."""
+
+    history: list[dict[str, float]] = field(default_factory=list)  # one row of numbers per iteration
+    before: list[dict[str, Any]] = field(default_factory=list)  # transcripts
+    resumed_from: list[int] = field(default_factory=list)
 
 
 def run(job: Job) -> Outcome:
-    """Co-train the team, write one adapter folder per role, metrics by iteration, and example episodes.
+    """Co-train the team, write one adapter folder per role, metrics by iteration, and episodes before and after.
 
     Raises:
-        MedpipeError: the training split is not known to be valid, or the policy moved too far in one iteration.
+        MedpipeError: the training split is not known to be valid, a guard tripped (KL, entropy, malformed messages), or SIGTERM
+            came (then a checkpoint was written first).
     """
     require_valid(job.inputs["splits/train"], "splits/train")
-    settings = job.settings.maporl
-    adapters = {name: job.inputs[f"models/{role}"] for role in ROLES for name in (role, f"start_{role}")}
-    policies = Policies.load(job.inputs["models/base"], adapters, job.device, job.settings.model)
+    ranks = current(job.device)
+    team = load_team(job)
     rows = store.read_examples(job.inputs["splits/train"])
     index = EvidenceIndex.load(job.inputs["splits/train"] / "evidence")
-    reward = MedicalReward(job.settings.rewards, Lexicon.from_rows(rows), Similarity())
-    verifier = TeamVerifier(reward, policies, "start_reporter", job.settings)
-    choice = job.settings.model  # 8-bit products are rounded by the largest number of a batch: scoring differs from drawing
-    exact = base.resolve_precision(job.device, choice.precision) == torch.float32 and choice.quantization != "8bit"
-    optimizers: dict[Role, torch.optim.Optimizer] = {
-        role: torch.optim.AdamW(policies.parameters(role).values(), lr=settings.learning_rate, weight_decay=0.0) for role in ROLES
-    }
-    everything = {**dict(policies.model.named_parameters())}
-    learning = {name for role in ROLES for name in policies.parameters(role)}
-    frozen_before = weights_hash({n: p for n, p in everything.items() if n not in learning})
-    before = {role: _snapshot(policies, role) for role in ROLES}
+    verifier = open_verifier(job, team, rows)
+    learners = learners_of(team, job.settings.maporl)
+    learning = {f"{role}/{name}" for role in ROLES for name in team.parameters(role)}
+    frozen_before = _frozen_hash(team)
+    shown = _questions(rows, EXAMPLES, 0.5, random.Random(f"{job.settings.seed}/examples"))
 
-    examples: dict[str, dict[str, Any]] = {}
-    history: list[dict[str, float]] = []
-    for iteration in range(settings.iterations):
+    def examples() -> list[dict[str, Any]]:
+        crew = Crew(team, {role: role for role in ROLES}, job.settings.team, verifier=verifier)
+        return [episode.transcript() for episode in play(crew, new_episodes(shown, index, job, 1))]
+
+    checkpoints = Checkpoints(job.scratch / "checkpoints", job.report.warn)
+    progress = _resume(checkpoints, learners, job)
+    if not progress.before:
+        progress.before = examples()
+    with asked_to_stop() as asked:
+        _iterate(job, team, learners, rows, index, verifier, progress, checkpoints, asked.is_set, ranks)
+    after = examples()
+
+    for role in ROLES:
+        team.of(role).model.save_pretrained(job.out, selected_adapters=[role], save_embedding_layers=False)
+    (job.out / "README.md").unlink(missing_ok=True)  # peft's empty model card, which names a folder of this machine
+    team.tokenizer.save_pretrained(job.out)
+    store.write_json(job.out / "examples.json", {"before": progress.before, "after": after})
+    return _outcome(job, team, progress, len(learning), frozen_before == _frozen_hash(team))
+
+
+def load_team(job: Job) -> Team:
+    """The four roles and their frozen starts: on one shared base, or each role on a base and a device of its own."""
+    adapters: dict[Role, dict[str, Any]] = {role: dict.fromkeys((role, f"start_{role}"), job.inputs[f"models/{role}"]) for role in ROLES}
+    if job.settings.maporl.placement == "per_role":
+        devices = devices_of_roles(job.device)
+        job.report.log("a base for each role: " + ", ".join(f"{role} on {device}" for role, device in devices.items()))
+        return Spread.load(job.inputs["models/base"], adapters, devices, job.settings.model)
+    flat = {name: folder for own in adapters.values() for name, folder in own.items()}
+    return Policies.load(job.inputs["models/base"], flat, job.device, job.settings.model)
+
+
+def _iterate(
+    job: Job, team: Team, learners: Mapping[Role, Learner], rows: Sequence[QAExample], index: EvidenceIndex, verifier: Any,
+    progress: Progress, checkpoints: Checkpoints, asked: Callable[[], bool], ranks: Ranks,
+) -> None:  # fmt: skip
+    settings, saved = job.settings.maporl, time.monotonic()
+    exact = is_exact(job)
+    for iteration in range(len(progress.history), settings.iterations):
         started = time.monotonic()
         draw = random.Random(f"{job.settings.seed}/maporl/{iteration}")
-        generator = torch.Generator().manual_seed(draw.getrandbits(63))
-        episodes = new_episodes(_questions(rows, settings.questions_per_iteration, settings.choice_share, draw), index, job)
+        seed = draw.getrandbits(62) + ranks.index
+        questions = ranks.part(_questions(rows, settings.questions_per_iteration, settings.choice_share, draw))
 
         def tell(text: str, done: int = iteration) -> None:
             job.report.progress(done, settings.iterations, text)
 
-        crew = Crew(policies, {role: role for role in ROLES}, job.settings.team, settings.temperature, generator, verifier, tell)
-        play(crew, episodes)
+        generator = torch.Generator().manual_seed(seed)
+        crew = Crew(team, {role: role for role in ROLES}, job.settings.team, settings.temperature, generator, verifier, tell)
+        episodes = play(crew, new_episodes(questions, index, job, settings.samples_per_question))
         goals = targets(episodes, settings, job.settings.rewards)
-        numbers = update(policies, optimizers, episodes, goals, settings, exact, tell)
+        numbers = update(learners, episodes, goals, settings, exact, tell, ranks)
         seconds = time.monotonic() - started
-        values = {**_measure(episodes, reward), **numbers, "tokens_per_second": _tokens(episodes) / seconds, "seconds": seconds}
-        values |= {f"return/{role}": fmean(g for cell, g in goals.items() if cell.role == role) for role in ROLES}
+        values = _mean_of(ranks.gather(measure(episodes, goals, shaped(episodes, settings)))) | numbers
+        values |= {"tokens_per_second": ranks.total(tokens_of(episodes)) / seconds, "seconds": seconds}
         job.report.metrics(iteration + 1, values)
+        job.report.episodes(iteration + 1, [episode.transcript() for episode in episodes])
         job.report.progress(iteration + 1, settings.iterations, f"team reward {values['reward/team']:.3f}, KL {values['kl']:.4f}")
-        history.append(values)
-        examples["last"] = episodes[0].transcript()
-        examples.setdefault("first", episodes[0].transcript())
-
-    for role in ROLES:
-        policies.model.save_pretrained(job.out, selected_adapters=[role], save_embedding_layers=False)
-    (job.out / "README.md").unlink(missing_ok=True)  # peft's empty model card, which names a folder of this machine
-    policies.tokenizer.save_pretrained(job.out)
-    store.write_json(job.out / "examples.json", examples)
-    distance = {role: _distance(before[role], policies, role) for role in ROLES}
-    frozen_after = weights_hash({n: p for n, p in policies.model.named_parameters() if n not in learning})
-    from medpipe.evaluation.plots import reward_curves
-
-    reward_curves(store.read_jsonl(job.out / "metrics.jsonl"), job.out / "plots" / "reward.png")
-    gap = max(row["on_policy_gap"] for row in history)
-    checks = (
-        CheckResult(name="weights_moved_base_frozen", passed=min(distance.values()) > 0 and frozen_before == frozen_after,
-                    description="every role's adapter moved; base and reference adapters did not, bit for bit",
-                    values={**{f"moved_{role}": f"{d:.3e}" for role, d in distance.items()},
-                            "rest_unchanged": frozen_before == frozen_after}),
-        CheckResult(name="on_policy", passed=gap < ON_POLICY_TOLERANCE or not exact, description="drawn and scored log-probabilities agree",
-                    values={"largest_difference": f"{gap:.2e}", "enforced": exact}),
-    )  # fmt: skip
-    first, last = history[0], history[-1]
-    stats = {
-        "iterations": settings.iterations, "episodes_per_iteration": settings.questions_per_iteration * settings.samples_per_question,
-        "verifier": settings.verifier, "team_reward_first": round(first["reward/team"], 4),
-        "team_reward_last": round(last["reward/team"], 4),
-        "kl_last": round(last["kl"], 6), "malformed_last": round(last["malformed"], 4), "device": job.device,
-        "seconds": round(sum(row["seconds"] for row in history), 1),
-    }  # fmt: skip
-    store.write_json(job.out / "training_stats.json", {**stats, "moved": distance})
-    trained = {role: store.read_json(job.inputs[f"models/{role}"] / "training_stats.json") for role in ROLES}
-    store.write_json(job.out / "training_results.json", {"roles": trained, "maporl_team": {**stats, "moved": distance}, "notice": NOTICE})
-    plot = {"image": "plots/reward.png", "alt": f"team reward by iteration, from {first['reward/team']:.2f} to {last['reward/team']:.2f}"}
-    exports = {"training_results.json": job.settings.outputs / "training_results.json"}
-    return Outcome({**stats, "rewards": plot, "moved (L2)": {"table": [distance]}}, checks, exports)
+        progress.history.append(values)
+        _guard(progress.history, settings)
+        last = iteration + 1 == settings.iterations
+        stop, due = ranks.total(int(asked())) > 0, time.monotonic() - saved >= settings.checkpoint_seconds  # one for all
+        if not last and not ranks.index and (stop or due):
+            _save(checkpoints, learners, progress)
+            saved = time.monotonic()
+        if stop and not last:
+            raise MedpipeError(
+                got="the signal SIGTERM", expected=f"{settings.iterations} iterations",
+                where=f"{job.name}, after iteration {iteration + 1}",
+                do="materialise it again: a checkpoint was written and the training goes on from it",
+            )  # fmt: skip
 
 
-def new_episodes(questions: Sequence[QAExample], index: EvidenceIndex, job: Job) -> list[Episode]:
+def is_exact(job: Job) -> bool:
+    """Whether drawing and scoring must agree to ON_POLICY_TOLERANCE: in fp32."""
+    choice = job.settings.model  # 8-bit products are rounded by the largest number of a batch: scoring differs from drawing
+    return base.resolve_precision(job.device, choice.precision) == torch.float32 and choice.quantization != "8bit"
+
+
+def new_episodes(questions: Sequence[QAExample], index: EvidenceIndex, job: Job, samples: int) -> list[Episode]:
     """Episodes with their evidence: every question as often as it is sampled; a training row never finds its own answer."""
-    team, samples = job.settings.team, job.settings.maporl.samples_per_question
+    team = job.settings.team
     found = index.search_for_training(questions, team.evidence_passages, team.evidence_chars)
     return [Episode(q, [p.text for p in passages], n) for q, passages in zip(questions, found, strict=True) for n in range(samples)]
 
@@ -129,32 +159,110 @@ def _questions(rows: Sequence[QAExample], count: int, choice_share: float, draw:
     return draw.sample(choice, wanted) + draw.sample(text, min(len(text), count - wanted))
 
 
-def _measure(episodes: Sequence[Episode], reward: MedicalReward) -> dict[str, float]:
-    turns = [turn for episode in episodes for turn in episode.turns]
-    finals = [episode.final for episode in episodes]
-    words = [turn.text.split() for turn in turns]
-    pairs = [pair for text in words for pair in pairwise(text)]
-    choice = [episode for episode in episodes if episode.question.is_choice]
-    numbers = {
-        "reward/team": fmean(turn.value or 0.0 for turn in finals),
-        "malformed": fmean(bool(turn.malformed) for turn in turns),
-        "mean_length": fmean(len(turn.tokens) for turn in turns),
-        "distinct_2": len(set(pairs)) / len(pairs) if pairs else 0.0,
-        "rounds": fmean(episode.rounds for episode in episodes),
-    }
-    if choice:
-        numbers["answer_accuracy"] = fmean(e.final.answer == e.question.answer for e in choice)
-    return numbers | {f"reward/{name}": value for name, value in mean_parts(finals).items()}
+def _mean_of(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Means over processes of what each measured; a number that a process lacks is left out of its mean."""
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {name: fmean(part[name] for part in parts if name in part) for name in names}
 
 
-def _tokens(episodes: Sequence[Episode]) -> int:
-    return sum(len(turn.tokens) for episode in episodes for turn in episode.turns)
+def _guard(history: Sequence[Mapping[str, float]], settings: Maporl) -> None:
+    """Stop a team that has collapsed: it says nearly the same whatever it is asked, or what it says can't be used."""
+    entropy, malformed = history[-1]["entropy"], fmean(row["malformed"] for row in history[-COLLAPSED:])
+    where = f"models/maporl_team, iteration {len(history)}"
+    do = "lower maporl.learning_rate or raise maporl.kl: the policies are collapsing"
+    if entropy < settings.min_entropy:
+        raise MedpipeError(
+            got=f"an entropy of {entropy:.3f} nats per token", expected=f"at least maporl.min_entropy = {settings.min_entropy}",
+            where=where, do=do,
+        )  # fmt: skip
+    if malformed > settings.max_malformed:
+        raise MedpipeError(
+            got=f"{malformed:.0%} malformed messages over the last iterations",
+            expected=f"at most maporl.max_malformed = {settings.max_malformed:.0%}", where=where, do=do,
+        )  # fmt: skip
 
 
-def _snapshot(policies: Policies, role: str) -> dict[str, torch.Tensor]:
-    return {name: value.detach().clone() for name, value in policies.parameters(role).items()}
+# --- checkpoints: all four roles of one iteration, or none
 
 
-def _distance(before: dict[str, torch.Tensor], policies: Policies, role: str) -> float:
-    now = policies.parameters(role)
-    return float(sum((now[name].detach() - value).float().pow(2).sum() for name, value in before.items()) ** 0.5)
+def _save(checkpoints: Checkpoints, learners: Mapping[Role, Learner], progress: Progress) -> None:
+    weights, moments, plain = {}, {}, {}
+    for role, learner in learners.items():
+        state = learner.optimizer.state_dict()
+        tensors, others = split_optimizer(state["state"])
+        weights |= {f"{role}/{name}": value for name, value in learner.weights().items()}
+        moments |= {f"{role}/{name}": value for name, value in tensors.items()}
+        plain[role] = {"groups": state["param_groups"], "others": others}
+    documents = {"optimizers": plain, "progress": {name: getattr(progress, name) for name in ("history", "before", "resumed_from")}}
+    checkpoints.save(len(progress.history), {"weights": weights, "optimizers": moments}, documents)
+
+
+def _resume(checkpoints: Checkpoints, learners: Mapping[Role, Learner], job: Job) -> Progress:
+    newest = checkpoints.newest()
+    if newest is None:
+        return Progress()
+    weights, moments, plain = newest.tensors("weights"), newest.tensors("optimizers"), newest.document("optimizers")
+    for role, learner in learners.items():
+        with torch.no_grad():
+            for name, value in learner.weights().items():
+                value.copy_(weights[f"{role}/{name}"])
+        own = {name.removeprefix(f"{role}/"): value for name, value in moments.items() if name.startswith(f"{role}/")}
+        state = {"state": join_optimizer(own, plain[role]["others"]), "param_groups": plain[role]["groups"]}
+        learner.optimizer.load_state_dict(state)
+    progress = Progress(**newest.document("progress"))
+    progress.resumed_from.append(newest.step)
+    for number, row in enumerate(progress.history, 1):  # the log of the interrupted attempt is gone with its unfinished folder
+        job.report.metrics(number, row)
+    job.report.log(f"going on after iteration {newest.step}, from {newest.folder}")
+    return progress
+
+
+# --- what a person sees
+
+
+def _outcome(job: Job, team: Team, progress: Progress, learning: int, rest_unchanged: bool) -> Outcome:
+    from medpipe.evaluation.team_plots import write_team_plots
+
+    settings, history = job.settings.maporl, progress.history
+    distance = {role: _distance(team, role) for role in ROLES}
+    gap, exact = max(row["on_policy_gap"] for row in history), is_exact(job)
+    checks = (
+        CheckResult(name="weights_moved_base_frozen", passed=min(distance.values()) > 0 and rest_unchanged,
+                    description="every role's adapter moved; base and reference adapters did not, bit for bit",
+                    values={**{f"moved_{role}": f"{d:.3e}" for role, d in distance.items()}, "rest_unchanged": rest_unchanged}),
+        CheckResult(name="on_policy", passed=gap < ON_POLICY_TOLERANCE or not exact, description="drawn and scored log-probabilities agree",
+                    values={"largest_difference": f"{gap:.2e}", "enforced": exact}),
+    )  # fmt: skip
+    first, last = history[0], history[-1]
+    stats = {
+        "iterations": settings.iterations, "episodes_per_iteration": settings.questions_per_iteration * settings.samples_per_question,
+        "verifier": settings.verifier, "advantage": settings.advantage, "placement": settings.placement,
+        "team_reward_first": round(first["reward/team"], 4), "team_reward_last": round(last["reward/team"], 4),
+        "kl_last": round(last["kl"], 6), "malformed_last": round(last["malformed"], 4), "device": job.device,
+        "learning_tensors": learning, "seconds": round(sum(row["seconds"] for row in history), 1),
+        "resumed_from_iterations": ", ".join(map(str, progress.resumed_from)) or "never interrupted",
+    }  # fmt: skip
+    store.write_json(job.out / "training_stats.json", {**stats, "moved": distance})
+    trained = {role: store.read_json(job.inputs[f"models/{role}"] / "training_stats.json") for role in ROLES}
+    store.write_json(job.out / "training_results.json", {"roles": trained, "maporl_team": {**stats, "moved": distance}, "notice": NOTICE})
+    plots = {f"plot {n}": plot for n, plot in enumerate(write_team_plots(store.read_jsonl(job.out / "metrics.jsonl"), job.out), 1)}
+    exports = {"training_results.json": job.settings.outputs / "training_results.json"}
+    return Outcome({**stats, **plots, "moved (L2)": {"table": [distance]}}, checks, exports)
+
+
+def _frozen_hash(team: Team) -> str:
+    """Of everything that must not move: bases and reference adapters."""
+    learning = {id(value) for role in ROLES for value in team.parameters(role).values()}
+    rest = {
+        f"{number}/{name}": value
+        for number, policies in enumerate(team.everyone)
+        for name, value in policies.model.named_parameters() if id(value) not in learning
+    }  # fmt: skip
+    return weights_hash(rest)
+
+
+def _distance(team: Team, role: Role) -> float:
+    """How far a role's adapter is from where it started, L2 over all its weights."""
+    start = team.parameters(f"start_{role}")
+    pairs = ((value, start[name.replace(f".{role}.", f".start_{role}.")]) for name, value in team.parameters(role).items())
+    return float(sum((value.detach() - began.detach()).float().pow(2).sum() for value, began in pairs) ** 0.5)

@@ -12,11 +12,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import resource
-import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -31,7 +29,7 @@ from medpipe.job import Job
 from medpipe.models import base
 from medpipe.models.policy import Policies
 from medpipe.training.batches import Row, passes
-from medpipe.training.checkpoint import Checkpoint, Checkpoints
+from medpipe.training.checkpoint import Checkpoint, Checkpoints, asked_to_stop, join_optimizer, split_optimizer
 from medpipe.training.meter import Dims, Lora, matmul_peak, train_flops
 
 METER_SECONDS = 0.2
@@ -78,7 +76,7 @@ def fit(policies: Policies, adapter: str | None, steps: Sequence[list[Row]], job
         policies.model.enable_input_require_grads()
     checkpoints = Checkpoints(job.scratch / "checkpoints", job.report.warn)
     start = checkpoints.newest()
-    with policies.use(adapter, train=True), _asked_to_stop() as asked:
+    with policies.use(adapter, train=True), asked_to_stop() as asked:
         policies.model.train()
         trainer = RoleTrainer(policies, job, checkpoints, model=policies.model, args=arguments, train_dataset=cast(Any, list(steps)))
         trainer.add_callback(_Watch(trainer, asked))
@@ -197,7 +195,7 @@ class RoleTrainer(Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         optimizer = cast(Any, self.optimizer).state_dict()
-        moments, scalars = _split_optimizer(optimizer["state"])
+        moments, scalars = split_optimizer(optimizer["state"])
         random = {"cpu": torch.get_rng_state(), **({"cuda": torch.cuda.get_rng_state()} if self._job.device != "cpu" else {})}
         fitted, scaler = self.fitted, self.accelerator.scaler
         state = {
@@ -234,7 +232,7 @@ class RoleTrainer(Trainer):
             return
         saved = _opened(checkpoint)
         state = saved.document("state")
-        moments = _join_optimizer(saved.tensors("optimizer"), state["scalars"])
+        moments = join_optimizer(saved.tensors("optimizer"), state["scalars"])
         cast(Any, self.optimizer).load_state_dict({"state": moments, "param_groups": state["groups"]})
         cast(Any, self.lr_scheduler).load_state_dict(state["scheduler"])
 
@@ -287,38 +285,9 @@ def peak_memory_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-@contextmanager
-def _asked_to_stop() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets, so that the training can write a checkpoint before it ends."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked  # only the main thread may take signals
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
-    try:
-        yield asked
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def _opened(folder: str) -> Checkpoint:
     return Checkpoint(Path(folder), int(Path(folder).name.removeprefix("step-")))
 
 
 def _only(items: list[list[Row]]) -> list[Row]:
     return items[0]
-
-
-def _split_optimizer(state: dict[int, dict[str, Any]]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The optimizer's state: its tensors by "number/name", and what is no tensor."""
-    tensors = {f"{number}/{name}": value for number, of in state.items() for name, value in of.items() if isinstance(value, Tensor)}
-    others = {f"{number}/{name}": value for number, of in state.items() for name, value in of.items() if not isinstance(value, Tensor)}
-    return tensors, others
-
-
-def _join_optimizer(tensors: dict[str, Tensor], others: dict[str, Any]) -> dict[int, dict[str, Any]]:
-    state: dict[int, dict[str, Any]] = {}
-    for key, value in {**tensors, **others}.items():
-        number, _, name = key.partition("/")
-        state.setdefault(int(number), {})[name] = value
-    return state

@@ -2,7 +2,8 @@
 
 `exact`: on multiple choice, right or wrong. `medical`: the six-component medical reward. On a free-text question only the
 reporter answers, so the other roles are scored by how much their message helps the frozen starting reporter to find the
-reference. A malformed message is worth 0 in its own cell. Left out: the `learned` verifier.
+reference. `learned`: on multiple choice, what a trained judge thinks (medpipe/training/learned.py). A malformed message is
+worth 0 in its own cell.
 """
 
 from __future__ import annotations
@@ -10,24 +11,45 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from statistics import fmean
+from typing import TYPE_CHECKING
 
 from medpipe.config import Settings
+from medpipe.job import Job
 from medpipe.models.policy import Policies
+from medpipe.models.spread import Spread
 from medpipe.models.tokens import encode_prompt, encode_target
 from medpipe.rewards.compose import MedicalReward, Message
+from medpipe.rewards.relevance import Lexicon
+from medpipe.rewards.similarity import Similarity
 from medpipe.roles import Said
-from medpipe.schema import ROLES
+from medpipe.schema import ROLES, QAExample
 from medpipe.team.episode import Episode, Turn
+
+if TYPE_CHECKING:
+    from medpipe.training.learned import LearnedVerifier
 
 SHARPNESS = 4.0
 """Slope of the squash: a message that makes the reference 0.27 nats per token likelier is worth 0.75."""
 
 
-class TeamVerifier:
-    """Scores rounds in place; `helper` names the adapter of the frozen starting reporter."""
+def open_verifier(job: Job, team: Policies | Spread, rows: Sequence[QAExample]) -> TeamVerifier:
+    """The verifier that the profile asks for; `rows` are the training rows, which the reward's lexicon is made from."""
+    reward = MedicalReward(job.settings.rewards, Lexicon.from_rows(rows), Similarity())
+    judge = None
+    if job.settings.maporl.verifier == "learned":
+        from medpipe.training.learned import LearnedVerifier
 
-    def __init__(self, reward: MedicalReward, policies: Policies, helper: str, settings: Settings) -> None:
-        self._reward, self._policies, self._helper, self._settings = reward, policies, helper, settings
+        judge = LearnedVerifier.load(team.of("reporter"), job.inputs["models/verifier"], job.settings)
+    return TeamVerifier(reward, team.of("start_reporter"), "start_reporter", job.settings, judge)
+
+
+class TeamVerifier:
+    """Scores rounds in place; `helper` names the adapter of the frozen starting reporter, `judge` is the learned verifier."""
+
+    def __init__(
+        self, reward: MedicalReward, policies: Policies, helper: str, settings: Settings, judge: LearnedVerifier | None = None
+    ) -> None:
+        self._reward, self._policies, self._helper, self._settings, self._judge = reward, policies, helper, settings, judge
 
     def __call__(self, episodes: Sequence[Episode], round_: int) -> None:
         """Set `value` (and `parts`, where the medical reward was used) of every turn of this round."""
@@ -39,6 +61,10 @@ class TeamVerifier:
             for episode, turn in judged:
                 if episode.question.is_choice:
                     turn.value = float(turn.answer == episode.question.answer)
+        if self._judge:
+            asked = [(e, t) for e, t in judged if e.question.is_choice]
+            for (_, turn), value in zip(asked, self._judge.score([(e.question, t.text) for e, t in asked]), strict=True):
+                turn.value = value
         self._score_help([(e, t) for e, t in cells if not (e.question.is_choice or t.role == "reporter")])
         for _, turn in cells:
             if turn.malformed:

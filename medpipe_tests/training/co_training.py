@@ -1,0 +1,96 @@
+"""Co-training of the tiny team as a process of its own, for tests that kill it or that share it out.
+
+    python -m medpipe_tests.training.co_training run plan.json          # prints one line per finished iteration
+    accelerate launch … -m medpipe_tests.training.co_training step plan.json
+
+plan.json: {"inputs": {key: folder}, "root": folder, "set": {setting: value}}; `step` also reads "advantage".
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medpipe import store
+from medpipe.config import Maporl, Rewards, Team
+from medpipe.job import Job
+from medpipe.launch.worker import WorkReporter
+from medpipe.models.policy import Policies
+from medpipe.schema import ROLES, QAExample
+from medpipe.team.episode import Episode
+from medpipe.team.workflow import Crew, play
+from medpipe.training.ranks import ALONE, Ranks
+from medpipe.training.update import Learner, learners_of, targets, update
+from medpipe_tests.tiny_team import BUDGETS, choice_row, text_row, tiny_settings
+
+
+class Aloud(WorkReporter):
+    """Tells each finished iteration on standard output."""
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        super().metrics(step, values)
+        print(f"iteration {step}", flush=True)
+
+
+def run(plan: dict[str, Any]) -> None:
+    """One attempt as the worker makes it: what was unfinished is thrown away, the scratch folder stays."""
+    from medpipe.training import maporl
+
+    torch.set_num_threads(1)
+    root = Path(plan["root"])
+    out, scratch = root / "out", root / "scratch"
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    scratch.mkdir(exist_ok=True)
+    settings = tiny_settings({"paths.outputs": str(root / "outputs"), **plan["set"]})
+    inputs = {key: Path(folder) for key, folder in plan["inputs"].items()}
+    maporl.run(Job("models/maporl_team", settings, inputs, out, scratch, "cpu", Aloud(root / "log.txt", out, lambda *_: None)))
+
+
+def questions() -> list[QAExample]:
+    return [choice_row(1), text_row(2), choice_row(3, question="What makes a person wheeze?"), text_row(4, question="Why?")]
+
+
+def step(plan: dict[str, Any], ranks: Ranks = ALONE) -> None:
+    """One update on episodes that are the same in every process; each process works on its share of the questions."""
+    torch.set_num_threads(1)
+    inputs = {key: Path(folder) for key, folder in plan["inputs"].items()}
+    names = {name: inputs[f"models/{role}"] for role in ROLES for name in (role, f"start_{role}")}
+    policies = Policies.load(inputs["models/base"], names)
+    rules = Team(max_rounds_per_episode=2, consensus_share=1.0, max_prompt_tokens=300, max_new_tokens=BUDGETS)  # type: ignore[arg-type]
+    episodes = [Episode(row, [], sample) for row in questions() for sample in range(3)]
+    play(Crew(policies, {role: role for role in ROLES}, rules, 1.0, torch.Generator().manual_seed(5)), episodes)
+    for number, turn in enumerate(turn for episode in episodes for turn in episode.turns):
+        turn.value = (number * 7 % 10) / 10
+    settings = Maporl(kl=0.1, minibatch=4, advantage=plan["advantage"])
+    own = {row.id for row in ranks.part(questions())}
+    mine = [episode for episode in episodes if episode.question.id in own]
+    learners = {
+        role: Learner(role, policies, torch.optim.SGD(learner.weights().values(), lr=1.0), learner.head)
+        for role, learner in learners_of(policies, settings).items()
+    }
+    numbers = update(learners, mine, targets(mine, settings, Rewards()), settings, exact=True, ranks=ranks)
+    from safetensors.torch import save_file
+
+    weights = {f"{role}/{name}": value.detach().clone() for role, learner in learners.items() for name, value in learner.weights().items()}
+    folder = Path(plan["root"]) / f"rank-{ranks.index}-of-{ranks.count}"
+    folder.mkdir(parents=True)
+    save_file(weights, folder / "weights.safetensors")
+    store.write_json(folder / "numbers.json", numbers)
+
+
+def main() -> None:
+    from medpipe.training.ranks import current
+
+    plan = json.loads(Path(sys.argv[2]).read_text(encoding="utf-8"))
+    run(plan) if sys.argv[1] == "run" else step(plan, current("cpu"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""Co-training as real processes: killed and gone on with, stopped by SIGTERM, shared out over two, spread over four bases."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from medpipe import store
+from medpipe.schema import ROLES
+
+CHILD = "medpipe_tests.training.co_training"
+SMALL = {
+    "maporl.iterations": 6, "maporl.questions_per_iteration": 2, "maporl.samples_per_question": 2, "maporl.checkpoint_seconds": 0,
+    "team.max_rounds_per_episode": 1, "maporl.advantage": "gae",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def inputs(tiny_base: Path, tiny_adapters: dict[str, Path], tiny_splits: dict[str, Path]) -> dict[str, str]:
+    return {key: str(folder) for key, folder in {"models/base": tiny_base, **tiny_adapters, **tiny_splits}.items()}
+
+
+def plan(root: Path, inputs: dict[str, str], **more: Any) -> str:
+    root.mkdir(parents=True, exist_ok=True)
+    path = root / "plan.json"
+    path.write_text(json.dumps({"inputs": inputs, "root": str(root), "set": SMALL, **more}), encoding="utf-8")
+    return str(path)
+
+
+def start(order: str) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-m", CHILD, "run", order], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def stop_after(process: subprocess.Popen[str], iteration: int, sign: signal.Signals) -> str:
+    """Send a signal when an iteration is told to be done; returns what the process wrote to standard error."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.strip() == f"iteration {iteration}":
+            process.send_signal(sign)
+            break
+    return process.communicate()[1]
+
+
+def adapters(root: Path) -> dict[str, str]:
+    return {role: store.sha256_file(root / "out" / role / "adapter_model.safetensors") for role in ROLES}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(inputs: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("whole")
+    process = start(plan(root, inputs))
+    assert process.communicate() and process.returncode == 0
+    return root
+
+
+def test_six_iterations_are_three_a_kill_and_three_more_bit_for_bit(uninterrupted: Path, inputs: dict[str, str], tmp_path: Path) -> None:
+    process = start(order := plan(tmp_path, inputs))
+    stop_after(process, 4, signal.SIGKILL)  # the fourth iteration's own checkpoint is about to be written
+    assert process.returncode == -signal.SIGKILL
+    _, said = start(order).communicate()
+    stats = store.read_json(tmp_path / "out" / "training_stats.json")
+    assert stats["resumed_from_iterations"] in ("3", "4"), said
+    assert adapters(tmp_path) == adapters(uninterrupted)
+    assert store.read_json(tmp_path / "out" / "examples.json") == store.read_json(uninterrupted / "out" / "examples.json")
+    rows = [store.read_jsonl(root / "out" / "metrics.jsonl") for root in (tmp_path, uninterrupted)]
+    for row in (row for of in rows for row in of):
+        for volatile in ("time", "seconds", "tokens_per_second"):
+            del row[volatile]
+    assert rows[0] == rows[1] and [row["step"] for row in rows[0]] == [1, 2, 3, 4, 5, 6]
+
+
+def test_sigterm_writes_a_checkpoint_first_and_says_what_to_do(inputs: dict[str, str], tmp_path: Path) -> None:
+    process = start(plan(tmp_path, inputs))
+    said = stop_after(process, 1, signal.SIGTERM)
+    assert process.returncode == 1 and "materialise it again: a checkpoint was written" in said
+    assert list((tmp_path / "scratch" / "checkpoints").glob("step-*/seal.json"))
+
+
+@pytest.mark.parametrize("advantage", ["loo", "gae"])
+def test_two_processes_take_the_step_of_one_with_the_whole_batch(inputs: dict[str, str], tmp_path: Path, advantage: str) -> None:
+    order = plan(tmp_path, inputs, advantage=advantage)
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_machines", "1", "--mixed_precision", "no"]
+    launch += ["--dynamo_backend", "no", "--main_process_port", "0"]
+    for command in ([sys.executable], [*launch, "--num_processes", "2"]):
+        done = subprocess.run([*command, "-m", CHILD, "step", order], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+    alone, *both = (load_file(tmp_path / f"rank-{name}" / "weights.safetensors") for name in ("0-of-1", "0-of-2", "1-of-2"))
+    before = max(float(value.abs().max()) for value in alone.values())
+    assert before > 0
+    for other in both:
+        assert other.keys() == alone.keys()
+        assert max(float((other[name] - alone[name]).abs().max()) for name in alone) < 1e-5
+    assert all(torch.equal(both[0][name], both[1][name]) for name in alone)  # the two stay one team
+
+
+def test_a_base_for_each_role_learns_what_a_shared_one_does(uninterrupted: Path, inputs: dict[str, str], tmp_path: Path) -> None:
+    root = tmp_path / "spread"
+    _, said = start(plan(root, inputs, set={**SMALL, "maporl.placement": "per_role"})).communicate()
+    assert (root / "out" / "training_stats.json").is_file(), said
+    assert adapters(root) == adapters(uninterrupted)
+    assert "planner on cpu" in (root / "log.txt").read_text(encoding="utf-8")
