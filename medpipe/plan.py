@@ -168,12 +168,12 @@ def _team(settings: Settings, dims: Dims) -> Part:
         )
     )  # fmt: skip
     memory["generation"] = footprint.cache(dims, element, episodes, team.max_prompt_tokens + longest)
-    without_gradient = 2 * forward_flops(dims, tokens, said, lora)  # drawing the messages, and their reference
-    flops = maporl.epochs * train_flops(dims, tokens, said, lora) + without_gradient
+    flops = maporl.epochs * train_flops(dims, tokens, said, lora) + 2 * forward_flops(dims, tokens, said, lora)  # drawn, and reference
     trainable = len(ROLES) * dims.lora_parameters(lora)
+    disk = trainable * 4 * (1 + 3 * CHECKPOINTS) / footprint.MIB
     return Part(
         TEAM, place, trainable, dims.parameters + trainable, _with_process(memory, place), maporl.iterations, tokens,
-        "at most: all rounds, full messages", flops, _team_seconds(settings, place, episodes), trainable * 4 / footprint.MIB,
+        "at most: all rounds, full messages", flops, _team_seconds(settings, place, episodes), disk
     )  # fmt: skip
 
 

@@ -64,6 +64,12 @@ TASKS: dict[str, Task] = {
         ("model", "training", "team"),
         ("training/batches.py", "training/checkpoint.py", "training/meter.py", "training/trainer.py", "corpus/validation.py", *PEOPLE),
     ),
+    "audit": Task("medpipe.rewards.audit:run", ("rewards",), ("rewards", "roles.py")),
+    "verifier": Task(
+        "medpipe.training.learned:run",
+        ("model", "training", "team", "maporl"),
+        ("training/sft.py", "training/checkpoint.py", "corpus/validation.py", *PEOPLE),
+    ),
     "maporl": Task(
         "medpipe.training.maporl:run",
         ("model", "team", "rewards", "maporl"),

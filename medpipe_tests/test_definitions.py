@@ -29,6 +29,7 @@ KEYS = [
     "models/reporter",
     "models/researcher",
     "release/report",
+    "rewards/audit",
     "sources/benchmarks",
     "sources/custom",
     "sources/medquad",
@@ -37,7 +38,7 @@ KEYS = [
     "splits/train",
     "splits/validation",
 ]
-MODELS = [key for key in KEYS if key.startswith("models/")]
+MODELS = [key for key in KEYS if key.startswith(("models/", "rewards/"))]
 DATA = [key for key in KEYS if key.startswith(("corpus/", "splits/"))]
 HEAVY = ("torch", "transformers", "mlflow", "great_expectations", "pandas", "datasets", "matplotlib", "sentence_transformers", "peft")
 MOST_SECONDS = 3.0
@@ -138,7 +139,8 @@ def test_arrows_go_from_sources_to_the_report() -> None:
     assert parents["models/base"] == []
     for role in ROLES:
         assert parents[f"models/{role}"] == ["models/base", "splits/train", "splits/validation"]
-    assert parents["models/maporl_team"] == sorted(["models/base", "splits/train", *(f"models/{role}" for role in ROLES)])
+    assert parents["models/maporl_team"] == sorted(["models/base", "rewards/audit", "splits/train", *(f"models/{role}" for role in ROLES)])
+    assert parents["rewards/audit"] == ["splits/train"]
     assert "models/maporl_team" in parents["evaluation/medqa"]
     assert [key for key in KEYS if "evaluation/medqa" in parents[key]] == ["evaluation/leaderboard"]  # and never a model
     assert "evaluation/leaderboard" in parents["release/report"]

@@ -1,4 +1,4 @@
-"""The base model, the four fine-tuned roles and the co-trained team."""
+"""The base model, the four fine-tuned roles, the audit of the reward, and the co-trained team."""
 
 import dagster as dg
 from dagster import AssetExecutionContext
@@ -6,7 +6,7 @@ from dagster import AssetExecutionContext
 from medpipe.assets.corpus import OWNERS
 from medpipe.assets.present import HANDED_OVER, check_specs
 from medpipe.config import Settings
-from medpipe.launch.devices import place_co_training, place_role
+from medpipe.launch.devices import place_co_training, place_role, place_team
 from medpipe.resources import Launcher, Profile
 from medpipe.schema import ROLES, Ref, Role
 
@@ -21,7 +21,8 @@ DATA = {"train": dg.AssetIn(["splits", "train"]), "validation": dg.AssetIn(["spl
 
 def model_assets(settings: Settings) -> list[dg.AssetsDefinition]:
     """The model assets; the profile at load time decides which pool (a GPU, or a slot of the CPU) each one claims."""
-    return [base, *(role_asset(role, settings) for role in ROLES), team_asset(settings)]
+    judge = [verifier_asset(settings)] if settings.maporl.verifier == "learned" else []
+    return [base, *(role_asset(role, settings) for role in ROLES), audit, *judge, team_asset(settings)]
 
 
 @dg.asset(
@@ -55,19 +56,54 @@ def role_asset(role: Role, settings: Settings) -> dg.AssetsDefinition:
     return fine_tune
 
 
+@dg.asset(
+    key=["rewards", "audit"], group_name="models", kinds={"python"}, owners=OWNERS, dagster_type=HANDED_OVER,
+    ins={"train": DATA["train"]}, check_specs=check_specs("rewards/audit"),
+)  # fmt: skip
+def audit(context: AssetExecutionContext, launcher: Launcher, train: Ref) -> dg.MaterializeResult:
+    """The reward under attack: honest answers are spoilt in every known way, and none of it may pay."""
+    return launcher.make(context, "rewards/audit", "audit", {"splits/train": train})
+
+
+ROLES_IN = {role: dg.AssetIn(["models", role]) for role in ROLES}
+
+
+def verifier_asset(settings: Settings) -> dg.AssetsDefinition:
+    """The learned verifier; in the graph where the profile asks for it."""
+
+    @dg.asset(
+        key=["models", "verifier"], group_name="models", kinds={"pytorch", "huggingface"}, owners=OWNERS, dagster_type=HANDED_OVER,
+        ins={**DATA, "base": dg.AssetIn(["models", "base"]), **ROLES_IN}, check_specs=check_specs("models/verifier"),
+        pool=place_team(settings).pool,
+    )  # fmt: skip
+    def verifier(
+        context: AssetExecutionContext, launcher: Launcher, profile: Profile, train: Ref, validation: Ref, base: Ref, **roles: Ref
+    ) -> dg.MaterializeResult:
+        """Learns from answers of the fine-tuned roles to tell right ones from wrong ones."""
+        inputs = {"splits/train": train, "splits/validation": validation, "models/base": base}
+        inputs |= {f"models/{role}": ref for role, ref in roles.items()}
+        return launcher.make(context, "models/verifier", "verifier", inputs, place_team(profile.settings()))
+
+    return verifier
+
+
 def team_asset(settings: Settings) -> dg.AssetsDefinition:
     """The team: four adapters that went on learning together."""
+    judge = {"verifier": dg.AssetIn(["models", "verifier"])} if settings.maporl.verifier == "learned" else {}
 
     @dg.asset(
         key=["models", "maporl_team"], group_name="models", kinds={"pytorch", "huggingface"}, owners=OWNERS, dagster_type=HANDED_OVER,
-        ins={"train": DATA["train"], "base": dg.AssetIn(["models", "base"]), **{role: dg.AssetIn(["models", role]) for role in ROLES}},
+        ins={
+            "train": DATA["train"], "audit": dg.AssetIn(["rewards", "audit"]), "base": dg.AssetIn(["models", "base"]), **ROLES_IN, **judge
+        },
         check_specs=check_specs("models/maporl_team"), pool=place_co_training(settings).pool,
     )  # fmt: skip
     def maporl_team(
-        context: AssetExecutionContext, launcher: Launcher, profile: Profile, train: Ref, base: Ref, **roles: Ref
+        context: AssetExecutionContext, launcher: Launcher, profile: Profile, train: Ref, audit: Ref, base: Ref, **models: Ref
     ) -> dg.MaterializeResult:
         """The four roles, co-trained by MAPoRL under the medical reward (arXiv 2502.18439)."""
-        inputs = {"splits/train": train, "models/base": base, **{f"models/{role}": ref for role, ref in roles.items()}}
+        inputs = {"splits/train": train, "rewards/audit": audit, "models/base": base}
+        inputs |= {f"models/{name}": ref for name, ref in models.items()}
         return launcher.make(context, "models/maporl_team", "maporl", inputs, place_co_training(profile.settings()))
 
     return maporl_team

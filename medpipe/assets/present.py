@@ -49,6 +49,12 @@ CHECKS: dict[str, tuple[Spec, ...]] = {
         )
         for role in ("planner", "researcher", "analyst", "reporter")
     },
+    "rewards/audit": (
+        ("no_attack_pays", "no spoilt answer scores near the honest one that it was made from", True),
+        ("honest_paraphrases_pass", "honest answers in other words keep their score", False),
+        ("unseen_attacks", "attacks on which no gate was tuned do not pay either", False),
+    ),
+    "models/verifier": (("auc_above_chance", "right messages rank above wrong ones on held-out questions", False),),
     "models/maporl_team": (
         ("weights_moved_base_frozen", "every role's adapter moved, the base and the references did not", True),
         ("on_policy", "drawn and scored log-probabilities agree", True),

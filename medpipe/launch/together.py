@@ -1,7 +1,7 @@
 """Several worker processes for one order, by `accelerate launch`: data-parallel co-training (maporl.processes).
 
-    python -m medpipe.launch.together 2 cpu                 # as Dagster's step starts it, with the order in Pipes' context
-    python -m medpipe.launch.together 2 cpu order.json      # alone
+    python -m medpipe.launch.together 2                 # as Dagster's step starts it, with the order in Pipes' context
+    python -m medpipe.launch.together 2 order.json      # alone
 
 The first process is the worker proper (medpipe/launch/worker.py); the others assist: they do the same task with a share of
 the questions, and nothing that they write is kept. All end with their parent. Left out: several machines.
@@ -27,10 +27,10 @@ def main() -> None:
     from accelerate.commands.launch import main as launch
 
     die_with_parent(os.getppid())
-    processes, device, *order = sys.argv[1:]
-    where = ["--cpu"] if device == "cpu" else ["--multi_gpu"]
-    plain = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    sys.argv = ["accelerate", *where, "--num_processes", processes, *plain, "-m", "medpipe.launch.worker", *order]
+    processes, *order = sys.argv[1:]
+    # --multi_gpu means several processes, on a CPU too; --cpu would start one only.
+    plain = ["--multi_gpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    sys.argv = ["accelerate", *plain, "--num_processes", processes, "-m", "medpipe.launch.worker", *order]
     launch()
 
 

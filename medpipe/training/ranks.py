@@ -1,6 +1,6 @@
 """Data-parallel co-training: processes that share the questions out and take the same step (docs/maporl.md, section 5).
 
-    accelerate launch --num_processes 2 --cpu …        # sets what `current()` reads
+    accelerate launch --multi_gpu --num_processes 2 …        # sets what `current()` reads, on a CPU too
 
 A process plays its own questions; numbers that need all of them (the spread of advantages, the count of tokens) and the
 gradients are put together, so that the update is the one of a single process with the whole batch. JSON and tensors go

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from medpipe.config import Settings
 from medpipe.launch import devices
-from medpipe.launch.devices import Place, place_light, place_role, place_team, visible_gpus
+from medpipe.launch.devices import Place, place_co_training, place_light, place_role, place_team, visible_gpus
 from medpipe.launch.order import worker_environment
 from medpipe.schema import ROLES
 
@@ -88,6 +89,20 @@ def test_the_team_works_where_the_planner_does_with_all_cores(gpus: pytest.Monke
     assert place_team(settings) == Place("cpu_0", None, CORES)
     gpus.setenv("CUDA_VISIBLE_DEVICES", "3,4")
     assert place_team(settings) == Place("gpu_0", "3", CORES)
+
+
+def test_co_training_claims_a_gpu_for_each_role_or_each_process(gpus: pytest.MonkeyPatch, settings: Settings) -> None:
+    def placed(**changes: Any) -> Place:
+        return place_co_training(settings.model_copy(update={"maporl": settings.maporl.model_copy(update=changes)}))
+
+    assert placed() == place_team(settings)
+    assert placed(processes=2).threads == max(1, CORES // 2)
+    gpus.setenv("CUDA_VISIBLE_DEVICES", "3,4,6,7")
+    assert placed() == Place("gpu_0", "3", CORES)
+    assert placed(placement="per_role") == Place("gpu_0", "3,4,6,7", CORES)
+    assert placed(processes=2).gpu == "3,4"
+    gpus.setenv("CUDA_VISIBLE_DEVICES", "5")
+    assert placed(placement="per_role").gpu == placed(processes=2).gpu == "5"
 
 
 def test_work_without_a_model_waits_in_no_pool() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,10 @@ import torch
 from safetensors.torch import load_file
 
 from medpipe import store
-from medpipe.schema import ROLES
+from medpipe.launch.devices import place_co_training
+from medpipe.launch.order import command_of, standing_result, write_order
+from medpipe.schema import ROLES, Manifest, Ref
+from medpipe_tests.tiny_team import tiny_settings
 
 CHILD = "medpipe_tests.training.co_training"
 SMALL = {
@@ -87,7 +91,7 @@ def test_sigterm_writes_a_checkpoint_first_and_says_what_to_do(inputs: dict[str,
 @pytest.mark.parametrize("advantage", ["loo", "gae"])
 def test_two_processes_take_the_step_of_one_with_the_whole_batch(inputs: dict[str, str], tmp_path: Path, advantage: str) -> None:
     order = plan(tmp_path, inputs, advantage=advantage)
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_machines", "1", "--mixed_precision", "no"]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1", "--mixed_precision", "no"]
     launch += ["--dynamo_backend", "no", "--main_process_port", "0"]
     for command in ([sys.executable], [*launch, "--num_processes", "2"]):
         done = subprocess.run([*command, "-m", CHILD, "step", order], capture_output=True, text=True)
@@ -99,6 +103,39 @@ def test_two_processes_take_the_step_of_one_with_the_whole_batch(inputs: dict[st
         assert other.keys() == alone.keys()
         assert max(float((other[name] - alone[name]).abs().max()) for name in alone) < 1e-5
     assert all(torch.equal(both[0][name], both[1][name]) for name in alone)  # the two stay one team
+
+
+def finished(folder: str, root: Path, key: str) -> Ref:
+    """A copy of an input as a finished folder with its manifest."""
+    copy = root / "inputs" / key
+    shutil.copytree(folder, root / "partial")
+    (root / "partial" / store.MANIFEST).unlink(missing_ok=True)
+    files = store.hash_tree(root / "partial")
+    manifest = Manifest(
+        task="sft", fingerprint="", sha256=store.hash_of_hashes(files), files=files, inputs={}, settings={}, config_hash="", commit="",
+        created_at="2026-01-01T00:00:00+00:00", seconds=0.0, status="ok", reason="", exports={}, metadata={}, checks=(),
+    )  # fmt: skip
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    store.publish(root / "partial", copy, manifest)
+    return Ref(path=str(copy), sha256=manifest.sha256)
+
+
+def test_an_order_is_carried_out_by_two_workers_that_share_the_questions(inputs: dict[str, str], tmp_path: Path) -> None:
+    two = {**SMALL, "maporl.processes": 2, "maporl.iterations": 2, "maporl.advantage": "loo"}
+    settings = tiny_settings({**two, "paths.outputs": str(tmp_path / "outputs"), "tracking.kind": "none"})
+    refs = {key: finished(folder, tmp_path, key) for key, folder in inputs.items()}
+    order = write_order("models/maporl_team", "maporl", settings, refs, place_co_training(settings), "run", {})
+    saved = tmp_path / "order.json"
+    saved.write_text(order.model_dump_json(), encoding="utf-8")
+    command = command_of(order)
+    assert command[-1] == "2"
+    done = subprocess.run([*command, str(saved)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    made = Path(order.out)
+    assert standing_result(order) is not None and not (tmp_path / "outputs" / "scratch" / order.fingerprint[:16]).exists()
+    stats = store.read_json(made / "training_stats.json")
+    assert stats["episodes_per_iteration"] == 4 and min(stats["moved"].values()) > 0
+    assert done.stdout.count("made ") == 1  # one worker tells, the other assists
 
 
 def test_a_base_for_each_role_learns_what_a_shared_one_does(uninterrupted: Path, inputs: dict[str, str], tmp_path: Path) -> None:
