@@ -54,7 +54,11 @@ CHECKS: dict[str, tuple[Spec, ...]] = {
         ("honest_paraphrases_pass", "honest answers in other words keep their score", False),
         ("unseen_attacks", "attacks on which no gate was tuned do not pay either", False),
     ),
-    "models/verifier": (("auc_above_chance", "right messages rank above wrong ones on held-out questions", False),),
+    "models/verifier": (
+        ("adapter_moved_rest_frozen", "the verifier's weights changed, the base's and the roles' did not", True),
+        ("auc_above_chance", "right messages rank above wrong ones on held-out questions", False),
+        ("not_reversed", "right messages do not surely rank below wrong ones", True),
+    ),
     "models/maporl_team": (
         ("weights_moved_base_frozen", "every role's adapter moved, the base and the references did not", True),
         ("on_policy", "drawn and scored log-probabilities agree", True),

@@ -1,11 +1,12 @@
-"""The pictures of the report: funnel, loss curves, reward curves, leaderboard.
+"""The pictures of the report: funnel, loss curves, leaderboard; and what all pictures share (palette, frame, saving).
 
     from medpipe.evaluation.plots import loss_curves
     loss_curves({"planner": rows}, Path("loss.png"))
 
 Each function writes one PNG, atomically, and returns its path. Colours are the palette of Okabe and Ito (Color Universal
 Design, 2008), doubled by line styles, markers or direct labels, so that nothing hangs on colour alone. What this leaves
-out: anything interactive. Matplotlib is imported here, so only workers import this module.
+out: co-training (medpipe/evaluation/team_plots.py), and anything interactive. Matplotlib is imported here, so only workers
+import this module.
 """
 
 from __future__ import annotations
@@ -28,7 +29,6 @@ BLUE, ORANGE, GREEN, PURPLE, RED, SKY, YELLOW, INK, GREY = (
     "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#1f2933", "#8a94a0"
 )  # fmt: skip
 ROLE_COLOURS = {"planner": BLUE, "researcher": ORANGE, "analyst": GREEN, "reporter": PURPLE}
-COMPONENTS = {"accuracy": BLUE, "relevance": ORANGE, "safety": RED, "collaboration": GREEN, "evidence": PURPLE, "reasoning": SKY}
 STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P")
 WIDTH = 7.0  # inches: 700 px at the size at which the report shows it
@@ -58,9 +58,9 @@ def loss_curves(curves: Mapping[str, Sequence[MetricRow]], path: Path) -> Path:
             style = {"color": ROLE_COLOURS.get(role, GREY), "linestyle": STYLES[number % 6], "marker": MARKERS[number % 6]}
             axes.plot(steps, smooth, markersize=4, markevery=max(1, len(steps) // 12), label=f"{role} ({first:.2f} → {last:.2f})", **style)
     axes.set(xlabel="optimiser step", ylabel="loss (nats per token), running mean")
-    _title(axes, f"Training loss: last quarter below the first in {fell} of {drawn} roles")
+    title(axes, f"Training loss: last quarter below the first in {fell} of {drawn} roles")
     _finish(axes)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def training_curves(role: str, rows: Sequence[MetricRow], path: Path) -> Path:
@@ -74,22 +74,8 @@ def training_curves(role: str, rows: Sequence[MetricRow], path: Path) -> Path:
         axes.set_ylabel(label)
         _finish(axes, legend=False)
     lower.set_xlabel("optimiser step")
-    _title(upper, f"Fine-tuning of the {role}")
-    return _save(figure, path)
-
-
-def reward_curves(rows: Sequence[MetricRow], path: Path) -> Path:
-    """Four panels by MAPoRL iteration: team reward, its components, accuracy with malformed messages, KL with entropy."""
-    figure = Figure(figsize=(WIDTH, 6.6), layout="constrained")
-    panels = figure.subplots(2, 2).flatten()
-    _, reward = series(rows, "reward/team")
-    change = f": {reward[0]:.2f} → {reward[-1]:.2f}" if reward else ""
-    _lines(panels[0], rows, {"reward/team": BLUE}, f"Team reward{change}", "reward (no unit)")
-    _lines(panels[1], rows, {f"reward/{name}": colour for name, colour in COMPONENTS.items()}, "Its six components", "score (0 to 1)")
-    shares = {"answer_accuracy": GREEN, "malformed": RED}
-    _lines(panels[2], rows, shares, "Right answers, unusable messages", "share (0 to 1)")
-    _lines(panels[3], rows, {"kl": PURPLE, "entropy": SKY}, "KL to the start, and entropy", "nats per token")
-    return _save(figure, path)
+    title(upper, f"Fine-tuning of the {role}")
+    return save(figure, path)
 
 
 def funnel(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
@@ -113,10 +99,10 @@ def funnel(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
     axes.set_yticks(range(len(sources)), [f"{source}\n{counts.get((source, 'in'), 0):,} rows" for source in sources])
     axes.invert_yaxis()
     axes.set(xlabel="share of the source's rows (%)", xlim=(0, 100))
-    _title(axes, f"{kept:,} of {total:,} rows were kept")
+    title(axes, f"{kept:,} of {total:,} rows were kept")
     axes.legend(loc="upper center", bbox_to_anchor=(0.45, -0.55 / (0.5 * len(sources) + 0.6)), ncols=2, frameon=False, fontsize=9)
-    _bare(axes)
-    return _save(figure, path)
+    bare(axes)
+    return save(figure, path)
 
 
 def leaderboard(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
@@ -127,7 +113,7 @@ def leaderboard(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
         figure, axes = _figure(1.2)
         axes.text(0.5, 0.5, "No benchmark was run", ha="center", va="center", fontsize=11, color=INK)
         axes.set_axis_off()
-        return _save(figure, path)
+        return save(figure, path)
     sizes = [len(group) + 1.9 for group in groups]
     figure = Figure(figsize=(WIDTH, 0.29 * sum(sizes) + 0.3), layout="constrained")
     panels = figure.subplots(len(groups), 1, squeeze=False, height_ratios=sizes)[:, 0]
@@ -147,27 +133,14 @@ def leaderboard(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
         axes.set_xlabel(
             "share of questions answered right" if first["metric"] == "accuracy" else f"mean {first['metric']} to the reference"
         )
-        _title(axes, f"{first['title']}, {first['n']} questions")
-        _bare(axes)
-    return _save(figure, path)
+        title(axes, f"{first['title']}, {first['n']} questions")
+        bare(axes)
+    return save(figure, path)
 
 
 def _figure(height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     return figure, figure.subplots()
-
-
-def _lines(axes: Axes, rows: Sequence[MetricRow], names: Mapping[str, str], title: str, unit: str) -> None:
-    for number, (name, colour) in enumerate(names.items()):
-        steps, values = series(rows, name)
-        if values:
-            label = name.removeprefix("reward/").replace("_", " ")
-            axes.plot(steps, values, color=colour, linestyle=STYLES[number % 6], marker=MARKERS[number % 6], markersize=4, label=label)
-    axes.set(xlabel="MAPoRL iteration", ylabel=unit)
-    _title(axes, title)
-    _finish(axes, legend=False)
-    if len(axes.lines) > 1:  # below the panel: inside, it would cover lines that cross
-        axes.legend(frameon=False, fontsize=8.5, ncols=2, loc="upper center", bbox_to_anchor=(0.45, -0.22))
 
 
 def _finish(axes: Axes, legend: bool = True) -> None:
@@ -176,24 +149,26 @@ def _finish(axes: Axes, legend: bool = True) -> None:
         axes.text(0.5, 0.5, "nothing was recorded", ha="center", va="center", transform=axes.transAxes, color=INK)
     elif legend:
         axes.legend(frameon=False, fontsize=8.5)
-    _bare(axes)
+    bare(axes)
 
 
-def _bare(axes: Axes) -> None:
+def bare(axes: Axes) -> None:
+    """Without the frame's upper and right side; small, dark labels."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=9, colors=INK)
     axes.xaxis.label.set(size=9.5, color=INK)
     axes.yaxis.label.set(size=9.5, color=INK)
 
 
-def _title(axes: Axes, text: str) -> None:
-    # Matplotlib reads $…$ as mathematics: a dollar from data stays a dollar.
-    axes.set_title(textwrap.fill(text, 78).replace("$", r"\$"), fontsize=10.5, fontweight="bold", loc="left", color=INK)
+def title(axes: Axes, text: str, width: int = 78) -> None:
+    """A title from the left, wrapped at `width` characters. Matplotlib reads $…$ as mathematics: a dollar from data stays a dollar."""
+    axes.set_title(textwrap.fill(text, width).replace("$", r"\$"), fontsize=10.5, fontweight="bold", loc="left", color=INK)
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save(figure: Figure, path: Path) -> Path:
+    """Write a figure as PNG, atomically; equal data give equal bytes."""
     FigureCanvasAgg(figure)
     with store.atomic_path(path) as temporary:
-        # Twice the shown size for sharp print; no software stamp, so that equal data give equal bytes.
+        # Twice the shown size for sharp print; a software stamp would change the bytes with Matplotlib's version.
         figure.savefig(temporary, format="png", dpi=200, facecolor="white", metadata={"Software": None})
     return path

@@ -3,42 +3,53 @@
 Work of the asset release/report: gathers what the finished folders hold, renders report.html.jinja, and copies the page
 to outputs/report.html. Nothing is measured here: every number comes from a folder that is named on the page. Text from
 data and models is escaped, and the page's own policy forbids scripts and loading. What this leaves out: several
-transcripts per benchmark, and a comparison with earlier runs.
+transcripts per benchmark, and a comparison with earlier runs. Who changed whose mind: medpipe/evaluation/transcripts.py.
 """
 
 from __future__ import annotations
 
 import base64
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from medpipe import NOTICE, store
 from medpipe.errors import MedpipeError
-from medpipe.evaluation import plots
+from medpipe.evaluation import plots, team_plots
 from medpipe.evaluation.benchmarks import BENCHMARKS
 from medpipe.evaluation.leaderboard import SYSTEMS, compared, headline_of
+from medpipe.evaluation.transcripts import final_answer, pairs, side
 from medpipe.job import Job, Outcome
 from medpipe.schema import LETTERS, ROLES, Manifest, QAExample
 
 MODELS = ("models/base", *(f"models/{role}" for role in ROLES), "models/maporl_team")
 SPLITS = {"splits/train": "training", "splits/validation": "validation"}
+FEW = 20  # iterations; below, a rise or fall of a curve is no trend
+BY_ROLE = {
+    "value": ("mean value V", 3), "return": ("mean return", 3), "correct": ("right answers", 3), "wrong_to_right": ("wrong → right", 3),
+    "right_to_wrong": ("right → wrong", 3), "kl": ("KL to the start (nats per token)", 4), "entropy": ("entropy (nats per token)", 3),
+    "length": ("message length (tokens)", 1), "malformed": ("malformed messages", 3),
+}  # fmt: skip
+"""Number of metrics.jsonl that each role has → its name in the table, and its decimals."""
 _UNSHOWABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def run(job: Job) -> Outcome:
     """Render report.html into the asset's folder and copy it to outputs/report.html."""
-    html = render(context(job))
+    values = context(job)
+    html = render(values)
     store.write_text(job.out / "report.html", html)
     job.report.log(f"report written: {job.settings.outputs / 'report.html'}")
-    shown = (("loss_curves", "loss.png", "Loss of the four roles"), ("reward_curves", "reward.png", "Reward curves of MAPoRL"))
-    pictures = {name: {"image": f"plots/{file}", "alt": alt} for name, file, alt in shown}
+    shown = {"loss_curves": {"image": "plots/loss.png", "alt": values["pictures"]["loss"]["alt"]}}
+    shown |= {f"co_training_{Path(p['image']).stem}": {"image": p["image"], "alt": p["alt"]} for p in values["co_training"]["pictures"]}
     return Outcome(
-        metadata={"report": {"file": str(job.settings.outputs / "report.html")}, "size_kib": len(html) // 1024, **pictures},
+        metadata={"report": {"file": str(job.settings.outputs / "report.html")}, "size_kib": len(html) // 1024, **shown},
         exports={"report.html": job.settings.outputs / "report.html"},
     )
 
@@ -52,7 +63,7 @@ def render(values: Mapping[str, Any]) -> str:
 
 
 def context(job: Job) -> dict[str, Any]:
-    """Everything that the page shows, from the job's input folders; also draws the four plots into job.out/plots."""
+    """Everything that the page shows, from the job's input folders; also draws the plots into job.out/plots."""
     board = store.read_json(job.inputs["evaluation/leaderboard"] / "leaderboard.json")
     confidence = job.settings.evaluation.confidence
     counts = store.read_json(job.inputs["corpus/clean"] / "funnel.json")
@@ -60,6 +71,7 @@ def context(job: Job) -> dict[str, Any]:
     transcripts = _transcripts(job)
     made = _manifest(job, "evaluation/leaderboard")
     sections = [("not-run", "Not run"), ("leaderboard", "Leaderboard"), ("data", "Data"), ("training", "Training")]
+    sections += [("co-training", "Co-training")]
     sections += [("transcripts", "Transcripts")] * bool(transcripts) + [("models", "Models"), ("reproduce", "Reproduce")]
     return {
         "profile": job.settings.name,
@@ -69,6 +81,7 @@ def context(job: Job) -> dict[str, Any]:
         "caveats": caveats,
         "contents": sections,
         "confidence": f"{confidence:.0%}",
+        "roles": ROLES,
         "board": board,
         "not_run": _not_run(job, board, counts),
         "groups": _groups(job, board),
@@ -81,6 +94,7 @@ def context(job: Job) -> dict[str, Any]:
         "made_from": _made_from(job, made),
         "mixed": _mixed(job, made),
         "pictures": _pictures(job, board, counts),
+        "co_training": _co_training(job, board),
     }
 
 
@@ -172,6 +186,7 @@ def _transcripts(job: Job) -> list[dict[str, Any]]:
             "title": benchmark.title,
             "system": SYSTEMS["maporl_team"],
             "reference": named.get(asked.answer, asked.answer),
+            "key": asked.answer if asked.is_choice else "",
         }
         shown["options"] = [{"text": text, "right": letter == asked.answer} for letter, text in named.items()]
         if asked.is_choice:
@@ -187,6 +202,109 @@ def _scored(folder: Path, id: str) -> str:
     """The letter that counted, which need not be the one that the last message names."""
     rows = store.read_jsonl(folder / "items.jsonl")
     return next((row["prediction"] for row in rows if row["system"] == "maporl_team" and row["id"] == id), "")
+
+
+# --- co-training
+
+
+def _co_training(job: Job, board: Mapping[str, Any]) -> dict[str, Any]:
+    """Its numbers, its plots, and the same questions before and after; what the folder does not hold is named in `missing`."""
+    folder = job.inputs["models/maporl_team"]
+    rows = _metrics(job, "models/maporl_team")
+    missing = []
+    if absent := team_plots.without_numbers(rows):
+        has = "no row of metrics.jsonl has their numbers" if rows else "the folder has no metrics.jsonl with rows"
+        missing.append(f"Not drawn, since {has}: {'; '.join(absent)}.")
+    before, after, fault = _played(folder)
+    missing += [fault] * bool(fault)
+    examples = [_example(*pair) for pair in pairs(before, after)]
+    captions = {f"plots/{plot.name}.png": f"{plot.about}. {plot.caption}" for plot in team_plots.PLOTS}
+    drawn = team_plots.write_team_plots(rows, job.out)
+    return {
+        "told": [_reward_told(rows), _held_out_told(board), *_examples_told(before, after)],
+        "pictures": [{**plot, "src": _inline(job.out / plot["image"]), "caption": captions[plot["image"]]} for plot in drawn],
+        "roles": _by_role(rows),
+        "examples": examples,
+        "missing": missing,
+    }
+
+
+def _played(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]], str]:
+    """Episodes before and after co-training, and why there are none."""
+    path = folder / "examples.json"
+    if not path.is_file():
+        return [], [], "No episodes before and after: the folder has no examples.json."
+    content = store.read_json(path)
+    if set(content) != {"before", "after"}:
+        found = ", ".join(sorted(content)) or "nothing"
+        return [], [], (
+            f"No episodes before and after: examples.json holds {found}, and not before and after. "
+            "An earlier version wrote it; materialise models/maporl_team again."
+        )  # fmt: skip
+    return content["before"], content["after"], ""
+
+
+def _example(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> dict[str, Any]:
+    """One question with both of its episodes; a side that was not played is None."""
+    episode = before or after
+    assert episode is not None, "a pair has one side at least"
+    asked = QAExample.model_validate(episode["question"])
+    options = [(letter, f"{letter}) {text}") for letter, text in zip(LETTERS, asked.options, strict=False)]
+    sides = (("before co-training", before), ("after co-training", after))
+    return {
+        "kind": "multiple choice" if asked.is_choice else "free text",
+        "question": asked.question,
+        "context": asked.context,
+        "key": asked.answer if asked.is_choice else "",
+        "options": [{"text": text, "right": letter == asked.answer} for letter, text in options],
+        "reference": dict(options).get(asked.answer, asked.answer),
+        "sides": [{"when": when, "played": side(played) if played else None} for when, played in sides],
+    }
+
+
+def _reward_told(rows: Sequence[Mapping[str, Any]]) -> str:
+    reward = plots.series(rows, "reward/team")[1]
+    if not reward:
+        return "The team reward was not recorded."
+    if len(reward) == 1:
+        return f"The team reward was {reward[0]:.3f} in the one iteration: nothing to compare it with."
+    count = math.ceil(len(reward) / 4)
+    first, last = fmean(reward[:count]), fmean(reward[-count:])
+    changed = f"{abs(last - first):.3f}"
+    fell = f"no gain: it ended {changed} lower" if changed != "0.000" else "no gain: it ended where it began"
+    verdict = f"it ended {changed} higher" if last > first and changed != "0.000" else fell
+    of = f"mean of the first {count} and of the last {count} of {len(reward)}" if count > 1 else f"first and last of {len(reward)}"
+    few = " Few iterations: a rise or fall here is no trend." if len(reward) < FEW else ""
+    return f"Team reward on the training questions, {of} iterations: {first:.3f} and {last:.3f}; {verdict}.{few}"
+
+
+def _held_out_told(board: Mapping[str, Any]) -> str:
+    found = [f"{row['title']}: {row['verdict']}" for row in compared(board) if row["a"] == "maporl_team"]
+    return "Against the SFT team on held-out questions: " + ("; ".join(found) or "not compared") + "."
+
+
+def _examples_told(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How many examples the team answered right, on multiple choice."""
+    asked = [[episode for episode in played if episode["question"]["options"]] for played in (before, after)]
+    if not all(asked):
+        return []
+    right = [sum(final_answer(episode) == episode["question"]["answer"] for episode in played) for played in asked]
+    more = "" if right[1] > right[0] else " (no gain)"
+    return [
+        f"Multiple-choice examples below that the team answered right: {right[0]} of {len(asked[0])} before, {right[1]} of "
+        f"{len(asked[1])} after{more}. So few examples show how the team works, not how well."
+    ]
+
+
+def _by_role(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """First and last number of each role; a number that no role has is left out."""
+    found = {name: [plots.series(rows, f"{name}/{role}")[1] for role in ROLES] for name in BY_ROLE}
+    told = []
+    for name, values in found.items():
+        title, places = BY_ROLE[name]
+        cells = [f"{v[0]:.{places}f} → {v[-1]:.{places}f}" if v else "not recorded" for v in values]
+        told += [{"name": title, "cells": cells}] if any(values) else []
+    return told
 
 
 def _model(job: Job, key: str) -> dict[str, Any]:
@@ -226,18 +344,13 @@ def _mixed(job: Job, made: Manifest) -> list[str]:
 def _pictures(job: Job, board: Mapping[str, Any], counts: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
     """Draw the plots; each with an alternative text that carries the numbers."""
     losses = {role: _metrics(job, f"models/{role}") for role in ROLES}
-    rewards = _metrics(job, "models/maporl_team")
     drawn = {
         "leaderboard": plots.leaderboard(board["rows"], job.out / "plots" / "leaderboard.png"),
         "funnel": plots.funnel(counts, job.out / "plots" / "funnel.png"),
         "loss": plots.loss_curves(losses, job.out / "plots" / "loss.png"),
-        "reward": plots.reward_curves(rewards, job.out / "plots" / "reward.png"),
     }
     ends = [(role, plots.series(rows, "loss")[1]) for role, rows in losses.items()]
     told = ", ".join(f"{role} {loss[0]:.2f} to {loss[-1]:.2f}" for role, loss in ends if loss) or "none recorded"
-    reward = plots.series(rewards, "reward/team")[1]
-    says = f"from {reward[0]:.2f} to {reward[-1]:.2f} over {len(reward)} iterations" if reward else "was not recorded"
-    few = " Few iterations: a rise or fall here is no trend." if len(reward) < 20 else ""
     alts = {
         "leaderboard": (
             "Dot plot: mean and interval of every system on each benchmark, with the chance line",
@@ -248,16 +361,13 @@ def _pictures(job: Job, board: Mapping[str, Any], counts: Sequence[Mapping[str, 
             "Shares within each source; the table below has the counts.",
         ),
         "loss": (f"Line chart of training loss by step: {told}", "Loss on the tokens that each role learns to write (training data)."),
-        "reward": (f"Line charts of MAPoRL: team reward {says}", f"Means over the episodes sampled in one iteration.{few}"),
     }
-    return {
-        name: {
-            "src": f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}",
-            "alt": alts[name][0],
-            "caption": alts[name][1],
-        }
-        for name, path in drawn.items()
-    }
+    return {name: {"src": _inline(path), "alt": alts[name][0], "caption": alts[name][1]} for name, path in drawn.items()}
+
+
+def _inline(path: Path) -> str:
+    """A picture as the address that holds it."""
+    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
 def _metrics(job: Job, key: str) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,12 @@ from medpipe.evaluation.leaderboard import SYSTEMS
 from medpipe.evaluation.statistics import paired_bootstrap, wilson
 from medpipe.job import Job, Outcome
 from medpipe.schema import LETTERS, ROLES, Manifest, QAExample
+from medpipe.team.episode import Episode, Turn
 
 EVIL = "<script>alert(1)</script>"
-REWARDS = ("team", "accuracy", "relevance", "safety", "collaboration", "evidence", "reasoning")
+PARTS = ("accuracy", "relevance", "safety", "collaboration", "evidence", "reasoning")
+BEFORE, AFTER = ("ABAA", "AA-C"), ("ABAB", "BBBB")
+"""Answers by round, in the order of the roles; B is right, and - is a message without one."""
 
 
 class Log:
@@ -35,6 +38,9 @@ class Log:
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         self.lines.append(f"{step} {values}")
+
+    def episodes(self, step: int, transcripts: Sequence[Mapping[str, Any]]) -> None:
+        self.lines.append(f"{step} {len(transcripts)} episodes")
 
 
 class Run:
@@ -146,10 +152,43 @@ def whole(run: Run) -> None:
         losses = [{"step": step, "time": "2026-01-02", "loss": 3.2 - 0.15 * step + 0.2 * shift + 0.1 * (step % 3)} for step in range(1, 13)]
         metadata = {"final_loss": losses[-1]["loss"], "rows": 48, "device": "cpu"}
         run.finish(f"models/{role}", {"metrics.jsonl": losses}, metadata=metadata)
+    played = {"before": [episode(BEFORE), episode(None)], "after": [episode(AFTER), episode(None)]}
+    team = {"metrics.jsonl": metrics(6), "examples.json": played}
+    run.finish("models/maporl_team", team, metadata={"iterations": 6}, commit="0ld")
+
+
+def metrics(iterations: int, changes: bool = True) -> list[dict[str, Any]]:
+    """metrics.jsonl of a co-training; without `changes` as where there were no multiple-choice questions."""
     draw = random.Random(0)
-    rewards = []
-    for step in range(1, 7):
-        parts = {f"reward/{name}": draw.uniform(0.2, 0.8) for name in REWARDS}
-        shares = {"malformed": 0.3, "answer_accuracy": draw.uniform(0.1, 0.4)}
-        rewards.append({"step": step, "time": "2026-01-02", **parts, **shares, "kl": 0.01 * step, "entropy": 2 - 0.1 * step})
-    run.finish("models/maporl_team", {"metrics.jsonl": rewards}, metadata={"iterations": 6}, commit="0ld")
+    rows = []
+    for step in range(1, iterations + 1):
+        row: dict[str, Any] = {"step": step, "time": "2026-01-02", "reward/team": 0.3 + 0.02 * step, "malformed": 0.3}
+        row |= {f"reward/{name}": draw.uniform(0.2, 0.8) for name in PARTS}
+        for place, role in enumerate(ROLES):
+            numbers = {
+                "value": draw.uniform(0.3, 0.6),
+                "return": draw.uniform(0.2, 1.2),
+                "kl": 0.0123 * step + 0.01 * place,
+                "entropy": 2 - 0.1 * step - 0.05 * place,
+            }
+            numbers |= {"length": draw.uniform(20, 60), "malformed": draw.uniform(0, 0.4)}
+            if changes:
+                numbers |= {name: draw.uniform(0, 0.5) for name in ("correct", "wrong_to_right", "right_to_wrong")}
+            row |= {f"{name}/{role}": value for name, value in numbers.items()}
+        rows.append(row | ({"answer_accuracy": draw.uniform(0.1, 0.4)} if changes else {}))
+    return rows
+
+
+def episode(letters: Sequence[str] | None) -> dict[str, Any]:
+    """A played episode as co-training records it: multiple choice with these answers, or free text in two rounds."""
+    asked = question("played-choice", 4) if letters else question("played-text", 0)
+    turns = []
+    for number in range(len(letters or "ab")):
+        for place, role in enumerate(ROLES):
+            answer = letters[number][place] if letters else "-"
+            told = f"The {role} argues {EVIL} in round {number + 1}." + (f"\nAnswer: {answer}" if answer != "-" else "")
+            fault = "no answer" if letters and answer == "-" else ""
+            turns.append(
+                Turn(role, number, [1], (2,), (-0.1,), told, None if answer == "-" else answer, fault, 0.0 if fault else 0.25 + 0.1 * place)
+            )
+    return Episode(asked, [f"Passage of training {EVIL}."], turns=turns, finished=True, evidence_from="local index").transcript()

@@ -12,7 +12,8 @@ from medpipe.errors import MedpipeError
 from medpipe.evaluation import leaderboard, report
 from medpipe.evaluation.benchmarks import BENCHMARKS
 from medpipe.job import scoped
-from medpipe_tests.evaluation.folders import EVIL, Run, benchmark, unreachable, whole
+from medpipe.schema import ROLES
+from medpipe_tests.evaluation.folders import AFTER, BEFORE, EVIL, Run, benchmark, episode, metrics, unreachable, whole
 
 SECTIONS = ("corpus", "model", "training", "team", "rewards", "maporl", "evaluation", "hardware")
 VOID = {"meta", "img", "br", "link", "hr", "input"}
@@ -73,8 +74,8 @@ def run(tmp_path_factory):
 def test_text_from_data_stays_text(run):
     assert not [tag for tag, _ in run.page.tags if tag == "script"]
     assert "<script" not in run.html.lower() and EVIL in run.page.text
-    for part in ("custom", "finding A", "Passage one", "says", "ConnectError", "llama"):
-        assert f"{part} {EVIL}" in run.page.text, part  # funnel, option, evidence, message, reason, model fact
+    for part in ("custom", "finding A", "Passage one", "says", "ConnectError", "llama", "argues", "Passage of training"):
+        assert f"{part} {EVIL}" in run.page.text, part  # funnel, option, evidence, message, reason, model fact; co-training's examples
     assert "\x07" not in run.html and "\ufffd" in run.html
 
 
@@ -84,7 +85,7 @@ def test_the_page_is_well_formed_and_every_section_is_reached_from_the_contents(
     assert len(ids) == len(set(ids))
     targets = [href.removeprefix("#") for href in run.page.attributes("href")]
     assert set(targets) <= set(ids)
-    assert {"not-run", "leaderboard", "data", "training", "transcripts", "models", "reproduce"} <= set(targets)
+    assert {"not-run", "leaderboard", "data", "training", "co-training", "transcripts", "models", "reproduce"} <= set(targets)
     assert {label for tag, attrs in run.page.tags if (label := attrs.get("aria-labelledby"))} <= set(ids)
     levels = [level for level, _ in run.page.headings]
     assert levels[0] == 1 and levels.count(1) == 1 and all(below - above <= 1 for above, below in pairwise(levels))
@@ -100,8 +101,9 @@ def test_every_table_has_a_caption_and_scoped_headers(run):
 
 def test_pictures_are_inside_the_page_and_have_alternative_texts(run):
     images = [attrs for tag, attrs in run.page.tags if tag == "img"]
-    assert len(images) == 4 and all(image["alt"].strip() and image["src"].startswith("data:image/png;base64,") for image in images)
+    assert len(images) == 8 and all(image["alt"].strip() and image["src"].startswith("data:image/png;base64,") for image in images)
     assert any("planner 3.15 to 1.40" in image["alt"] for image in images)
+    assert any("over 6 iterations, first to last. Team reward, reward (0 to 1): team 0.32 to 0.42." in image["alt"] for image in images)
 
 
 def test_nothing_is_loaded_from_outside(run):
@@ -162,6 +164,48 @@ def test_each_benchmark_that_ran_has_one_whole_transcript(run):
     assert "Answer that was scored: C) finding C" in text and "Outcome: wrong" in text
 
 
+def co_training(page):
+    """The text of that section alone."""
+    return page.text.partition("Co-training (MAPoRL) ")[2].partition("How the team answered")[0]
+
+
+def test_co_training_shows_each_roles_numbers_and_says_what_they_do_not_show(run):
+    text = co_training(run.page)
+    rows = store.read_jsonl(run.inputs["models/maporl_team"] / "metrics.jsonl")
+    for name, places in (("value", 3), ("return", 3), ("wrong_to_right", 3), ("right_to_wrong", 3), ("kl", 4), ("length", 1)):
+        for role in ROLES:
+            first, last = rows[0][f"{name}/{role}"], rows[-1][f"{name}/{role}"]
+            assert f"{first:.{places}f} → {last:.{places}f}" in text, (name, role)
+    assert "mean of the first 2 and of the last 2 of 6 iterations: 0.330 and 0.410; it ended 0.080 higher. Few iterations" in text
+    assert f"Against the SFT team on held-out questions: {BENCHMARKS['medxpertqa'].title}: no gain shown" in text
+    assert "What can't be shown" not in text
+
+
+def test_episodes_before_and_after_tell_who_changed_whose_mind(run):
+    text = co_training(run.page)
+    for told in (
+        "researcher round 1 answer B, ✓ right V 0.35", "analyst round 2 malformed: no answer V 0.00",
+        "reporter round 2 answer C, ✗ wrong V 0.55",
+        "researcher, round 2: B → A, after the planner said A: right → wrong",
+        "reporter, round 2: A → C, of its own: nothing that it had just read said C: wrong → wrong",
+        "planner, round 2: A → B, after the reporter said B in round 1: wrong → right",
+        "The team's answer before co-training: C, ✗ wrong", "The team's answer after co-training: B, ✓ right",
+        "Example 2, free text", "Reference: Rest, fluids and review by a clinician.", "Taken from: local index",
+        "that the team answered right: 0 of 1 before, 1 of 1 after.",
+    ):  # fmt: skip
+        assert told in text, told
+    before, _, after = text.partition("Example 1,")[2].partition("Example 2,")[0].partition("After co-training")
+    assert "argues" in before and "C, ✗ wrong" in before and "B, ✓ right" in after and "argues" in after
+
+
+def test_every_message_carries_its_role_in_words_and_as_a_class(run):
+    turns = [attrs["class"].split() for tag, attrs in run.page.tags if tag == "li" and attrs.get("class", "").startswith("turn ")]
+    assert len(turns) == 2 * 8 + 4 * 8 and {name for _, name in turns} == set(ROLES)
+    for role in ROLES:
+        assert f".{role} {{ border-color: var(--{role})" in run.html
+        assert run.page.texts.count(role) >= 12  # its name stands at each of its messages
+
+
 def test_how_to_reproduce_names_commit_hashes_and_what_was_reused(run):
     text = run.page.text
     data = store.read_manifest(run.inputs["corpus/clean"])
@@ -174,7 +218,7 @@ def test_the_copy_in_outputs_is_the_same_page(run):
     assert not list((run.root / "outputs").glob(".*.tmp"))
     images = [value for value in run.outcome.metadata.values() if isinstance(value, dict) and "image" in value]
     folder = run.root / "outputs" / "release" / "report"
-    assert len(images) == 2 and all((folder / image["image"]).is_file() and image["alt"] for image in images)
+    assert len(images) == 6 and all((folder / image["image"]).is_file() and image["alt"] for image in images)
 
 
 def test_a_run_without_any_benchmark_still_gives_a_page_that_says_so(tmp_path):
@@ -184,6 +228,7 @@ def test_a_run_without_any_benchmark_still_gives_a_page_that_says_so(tmp_path):
         unreachable(made, name, "offline")
     made.finish("models/maporl_team", {})
     _, page, _ = render(made)
+    assert "Against the SFT team on held-out questions: not compared." in page.text
     assert "No benchmark was run, so there is no result to report." in page.text and page.open == []
     assert "How the team answered" not in page.text and "#transcripts" not in page.attributes("href")
     assert "Source medtext : no row of it came into the corpus" in page.text
@@ -209,3 +254,39 @@ def test_a_missing_model_folder_is_named(tmp_path):
     del made.inputs["models/base"]
     with pytest.raises(MedpipeError, match="no finished models/base"):
         render(made)
+
+
+def without(made, files):
+    """The section of co-training, where its folder holds these files."""
+    whole(made)
+    made.finish("models/maporl_team", files)
+    _, page, outcome = render(made)
+    return co_training(page), page, outcome
+
+
+def test_what_an_old_folder_holds_is_shown_and_what_it_lacks_is_named(tmp_path):
+    rows = [{"step": step, "reward/team": 0.5 - 0.1 * step, "kl": 0.01, "entropy": 1.0} for step in (1, 2)]
+    old = {"metrics.jsonl": rows, "examples.json": {"first": episode(BEFORE), "last": episode(AFTER)}}
+    text, page, outcome = without(Run(tmp_path), old)
+    assert "examples.json holds first, last, and not before and after" in text and "materialise models/maporl_team again" in text
+    assert "no row of metrics.jsonl has their numbers: Its components (reward/accuracy," in text and "KL to the start (kl/planner," in text
+    assert "argues" not in text and "Example 1" not in text and page.open == []
+    assert "first and last of 2 iterations: 0.400 and 0.300; no gain: it ended 0.100 lower." in text
+    assert [name for name in outcome.metadata if name.startswith("co_training")] == ["co_training_reward"]
+
+
+def test_an_empty_folder_is_named_and_nothing_is_guessed(tmp_path):
+    text, page, outcome = without(Run(tmp_path), {})
+    assert "the folder has no examples.json" in text and "the folder has no metrics.jsonl with rows: Team reward (reward/team)" in text
+    assert "The team reward was not recorded." in text and page.open == []
+    assert not [name for name in outcome.metadata if name.startswith("co_training")]
+
+
+def test_episodes_are_paired_by_their_question_and_no_gain_is_said(tmp_path):
+    played = {"before": [episode(None), episode(BEFORE[:1])], "after": [episode(BEFORE)]}
+    text, _, _ = without(Run(tmp_path), {"metrics.jsonl": metrics(1, changes=False), "examples.json": played})
+    assert "0 of 1 before, 0 of 1 after (no gain)." in text
+    assert "Example 1, free text" in text and text.count("This question was not played after co-training.") == 1
+    assert "One round was played, so no role answered twice." in text
+    assert "in the one iteration: nothing to compare it with" in text
+    assert "Right answers (correct/planner" in text and "wrong → right 0." not in text
