@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from medpipe.config import Settings
 from medpipe.corpus import medquad
@@ -29,6 +30,9 @@ class Quiet:
         """Nothing."""
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Nothing."""
+
+    def episodes(self, step: int, transcripts: Sequence[Mapping[str, Any]]) -> None:
         """Nothing."""
 
 

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from medpipe import NOTICE, store
 from medpipe.config import Settings
-from medpipe.corpus.evidence import EvidenceIndex
+from medpipe.corpus.biomcp import CACHE, open_evidence
+from medpipe.corpus.evidence import origin_of
 from medpipe.errors import MedpipeError
 from medpipe.launch.devices import place_team, visible_gpus
 from medpipe.launch.order import QUIET, commit
@@ -83,7 +84,7 @@ def consult(
     Args:
         questions: the built-in ones where None.
         team: who answers: "auto", or a key of WAYS.
-        say: is told, in one line, whenever a role has spoken.
+        say: is told, in one line, whenever a role has spoken, and once if team.evidence_source fails.
 
     Raises:
         MedpipeError: nothing that could answer is finished (the message names the command that makes it).
@@ -91,12 +92,16 @@ def consult(
     asked = list(BUILT_IN if questions is None else questions)
     usable, left_out = find(settings)
     way = choose(team, usable, left_out, settings)
-    index = EvidenceIndex.load(settings.outputs / TRAIN / "evidence")
-    found = index.search_many(
+    tell = say or (lambda text: None)
+    source = open_evidence(settings.outputs / TRAIN / "evidence", settings.team, settings.outputs / CACHE, tell)
+    found = source.search_many(
         [(question_text(q.row()), None) for q in asked], settings.team.evidence_passages, max_chars=settings.team.evidence_chars
     )
-    work = [Asked(q, Episode(q.row(), [passage.text for passage in passages])) for q, passages in zip(asked, found, strict=True)]
-    session = _Session(settings, _device(settings), work, say or (lambda text: None))
+    work = [
+        Asked(q, Episode(q.row(), [passage.text for passage in passages], evidence_from=origin_of(passages)))
+        for q, passages in zip(asked, found, strict=True)
+    ]
+    session = _Session(settings, _device(settings), work, tell)
     used = _alone(session, usable) if way == "alone" else _together(session, usable, way)
     results = _results(session, way, {key: usable[key].manifest for key in used}, left_out)
     store.write_json(settings.outputs / RESULTS, results)
@@ -346,7 +351,8 @@ def _item(one: Asked) -> dict[str, Any]:
     tokens = sum(message["tokens"] for message in messages)
     return {
         "id": one.question.id, "question": one.question.question, "options": list(one.question.options),
-        "known_answer": one.question.answer, "evidence": one.episode.evidence, "rounds": one.episode.rounds, "messages": messages,
+        "known_answer": one.question.answer, "evidence": one.episode.evidence, "evidence_from": one.episode.evidence_from,
+        "rounds": one.episode.rounds, "messages": messages,
         "final": final, "malformed": bool(final["malformed"]), "tokens": tokens, "seconds": round(one.seconds, 3),
     }  # fmt: skip
 

@@ -68,7 +68,7 @@ TASKS: dict[str, Task] = {
     "verifier": Task(
         "medpipe.training.learned:run",
         ("model", "training", "team", "maporl"),
-        ("training/sft.py", "training/checkpoint.py", "corpus/validation.py", *PEOPLE),
+        ("corpus/validation.py", *PEOPLE),
     ),
     "maporl": Task(
         "medpipe.training.maporl:run",

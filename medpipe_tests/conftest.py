@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ class Collected:
     warnings: list[str] = field(default_factory=list)
     steps: list[tuple[int, int, str]] = field(default_factory=list)
     measured: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    played: list[tuple[int, list[Mapping[str, Any]]]] = field(default_factory=list)
 
     def log(self, text: str) -> None:
         self.lines.append(text)
@@ -35,6 +36,9 @@ class Collected:
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         self.measured.append((step, dict(values)))
+
+    def episodes(self, step: int, transcripts: Sequence[Mapping[str, Any]]) -> None:
+        self.played.append((step, list(transcripts)))
 
 
 @pytest.fixture(autouse=True)

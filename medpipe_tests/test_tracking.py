@@ -6,16 +6,17 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from medpipe import store
+from medpipe import NOTICE, store
 from medpipe.config import Settings, load_profile
 from medpipe.launch.worker import WorkReporter
-from medpipe.tracking import PARENT_TAG, Tracker, tracking_uri
+from medpipe.tracking import PARENT_TAG, Tracker, is_traced, tracking_uri
 
 PARAMS = {"training": {"epochs": 3, "learning_rate": 0.001}, "team": {"evidence_passages": 2}}
 TAGS = {"medpipe.input.splits/train": "d" * 64, "medpipe.config_hash": "c" * 64, "medpipe.asset": "models/planner"}
@@ -33,7 +34,7 @@ sys.exit("".join(warned) or 0)
 """
 
 
-def settings_in(folder: Path, **tracking: str) -> Settings:
+def settings_in(folder: Path, **tracking: Any) -> Settings:
     return load_profile("smoke", {"paths.outputs": str(folder), **{f"tracking.{key}": value for key, value in tracking.items()}})
 
 
@@ -121,13 +122,14 @@ def test_a_tracker_that_cant_be_used_is_said_once_and_no_number_is_lost(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     (tmp_path / "file").touch()
     uri = f"sqlite:///{tmp_path}/file/mlflow.db" if where == "a folder that can't exist" else "http://127.0.0.1:9"
-    settings = settings_in(tmp_path / "outputs", uri=uri)
+    settings = settings_in(tmp_path / "outputs", uri=uri, trace_share=1.0)
     said: list[tuple[str, str]] = []
     (tmp_path / "out").mkdir()
     reporter = WorkReporter(tmp_path / "log.txt", tmp_path / "out", lambda level, text: said.append((level, text)))
     reporter.tracker = Tracker(settings, "models/planner", "run", PARAMS, TAGS, reporter.warn)
     for step in range(3):
         reporter.metrics(step, {"loss": float(step)})
+        reporter.tracker.episodes(step, [transcript(1)])
     reporter.tracker.close(False, {"rows": 12.0})
     assert [(row["step"], row["loss"]) for row in store.read_jsonl(tmp_path / "out" / "metrics.jsonl")] == [(0, 0.0), (1, 1.0), (2, 2.0)]
     assert len(said) == 1
@@ -150,6 +152,105 @@ def test_a_tracker_that_breaks_in_the_middle_is_said_once(database: Settings, tm
     tracker.close(False, {})
     assert len(warned) == 1
     assert warned[0].startswith(f"MLflow at sqlite:///{tmp_path}/mlflow.db failed (")
+
+
+def transcript(number: int, sample: int = 0, **question: Any) -> dict[str, Any]:
+    """An episode of two messages, as Episode.transcript(timed=True) makes it."""
+    turn = {"round": 0, "text": "It fits: é.\nAnswer: B", "answer": "B", "malformed": "", "value": 0.75, "tokens": 9}
+    times = ({"started_ns": 10**18 + 5, "ended_ns": 10**18 + 7}, {"started_ns": 10**18 + 7, "ended_ns": 10**18 + 2_000_007})
+    return {
+        "question": {"id": f"q-{number}", "question": "Which fits?", "options": ["gout", "asthma"], "answer": "B", **question},
+        "sample": sample, "evidence": ["asthma: Wheezing."], "evidence_from": "local index",
+        "turns": [{"role": role, **turn, **when} for role, when in zip(("planner", "reporter"), times, strict=True)],
+        "final": turn["text"],
+    }  # fmt: skip
+
+
+def traces_of(settings: Settings, filter_string: str | None = None) -> list[Any]:
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking_uri(settings))
+    experiment = client.get_experiment_by_name(settings.tracking.experiment)
+    assert experiment is not None
+    return list(client.search_traces(locations=[experiment.experiment_id], filter_string=filter_string, max_results=500))
+
+
+def test_an_episode_is_a_trace_of_its_run_and_each_message_a_span(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path, trace_share=1.0)
+    warned: list[str] = []
+    tracker = Tracker(settings, "models/maporl_team", "run-1", PARAMS, TAGS, warned.append)
+    tracker.episodes(3, [transcript(1), transcript(1, sample=1), transcript(2)])
+    tracker.metrics(3, {"loss": 1.0})
+    tracker.episodes(4, [transcript(1)])
+    tracker.close(False, {})
+    assert warned == []
+    (run,) = runs_of(settings, "run-1")[1]
+    assert len(traces_of(settings)) == 4
+    assert len(traces_of(settings, "tags.`medpipe.step` = '3' AND tags.`medpipe.question` = 'q-1'")) == 2
+    (found,) = traces_of(settings, "tags.`medpipe.step` = '4'")
+    assert found.info.trace_metadata["mlflow.sourceRun"] == run.info.run_id
+    assert found.info.tags["medpipe.notice"] == NOTICE
+    assert (found.info.request_preview, found.info.response_preview) == ("Which fits?", "It fits: é.\nAnswer: B")
+    assert (found.info.request_time, found.info.execution_duration) == (10**12, 2)
+    whole, first, second = found.data.spans
+    assert whole.parent_id is None and first.parent_id == second.parent_id == whole.span_id
+    assert [span.name for span in (whole, first, second)] == ["episode q-1", "round 1: planner", "round 1: reporter"]
+    assert [(span.start_time_ns - 10**18, span.end_time_ns - 10**18) for span in (whole, first, second)] == [
+        (5, 2_000_007), (5, 7), (7, 2_000_007),
+    ]  # fmt: skip
+    expected = {"role": "planner", "round": 0, "text": "It fits: é.\nAnswer: B", "answer": "B", "value": 0.75, "malformed": "", "tokens": 9}
+    assert {**expected, "question_id": "q-1"}.items() <= first.attributes.items()
+    told = {"notice": NOTICE, "evidence_from": "local index", "reference": "B", "sample": 0, "step": 4, "messages": 2}
+    assert told.items() <= whole.attributes.items()
+    assert whole.inputs == {"question": "Which fits?", "options": ["gout", "asthma"], "evidence": ["asthma: Wheezing."]}
+
+
+def test_without_times_a_trace_bears_the_moment_it_was_handed_over(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path, trace_share=1.0)
+    untimed = transcript(1)
+    for turn in untimed["turns"]:
+        del turn["started_ns"], turn["ended_ns"]
+    before = time.time_ns()
+    Tracker(settings, "models/maporl_team", "run-1", {}, {}, pytest.fail).episodes(1, [untimed])
+    (found,) = traces_of(settings)
+    moments = {moment for span in found.data.spans for moment in (span.start_time_ns, span.end_time_ns)}
+    assert len(moments) == 1 and before <= moments.pop() <= time.time_ns()
+
+
+def test_which_episodes_are_kept_depends_on_the_seed_and_the_episode_alone() -> None:
+    episodes = [transcript(number, sample) for number in range(500) for sample in range(4)]
+
+    def kept(seed: int, step: int, share: float) -> set[int]:
+        return {n for n, episode in enumerate(episodes) if is_traced(seed, step, episode, share)}
+
+    tenth = kept(0, 1, 0.1)
+    assert 140 < len(tenth) < 260  # of 2000, 200 expected with a standard deviation of 13
+    assert tenth == kept(0, 1, 0.1) and tenth < kept(0, 1, 0.5)
+    assert tenth != kept(1, 1, 0.1) and tenth != kept(0, 2, 0.1)
+    assert kept(0, 1, 0.0) == set() and len(kept(0, 1, 1.0)) == 2000
+
+
+def test_no_episode_kept_opens_no_run(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path / "outputs", trace_share=0.0)
+    Tracker(settings, "models/maporl_team", "run-1", {}, {}, pytest.fail).episodes(1, [transcript(1)])
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_a_store_that_takes_no_traces_still_gets_the_numbers(database: Settings, tmp_path: Path) -> None:
+    shutil.copyfile(database.outputs / "mlflow.db", tmp_path / "mlflow.db")
+    settings = settings_in(tmp_path, trace_share=1.0)
+    warned: list[str] = []
+    tracker = Tracker(settings, "models/maporl_team", "run-4", {}, {}, warned.append)
+    tracker.metrics(1, {"loss": 1.0})
+    with sqlite3.connect(tmp_path / "mlflow.db") as connection:
+        connection.execute("DROP TABLE spans")
+    connection.close()
+    tracker.episodes(1, [transcript(1)])
+    tracker.metrics(2, {"loss": 0.5})
+    tracker.episodes(2, [transcript(2)])
+    tracker.close(False, {})
+    assert len(warned) == 1 and warned[0].startswith("MLflow at sqlite:") and warned[0].endswith(": going on without traces")
+    assert [run.data.metrics for run in runs_of(settings, "run-4")[1]] == [{"loss": 0.5}]
 
 
 def test_no_tracker_is_a_setting(tmp_path: Path) -> None:

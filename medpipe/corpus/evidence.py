@@ -6,6 +6,7 @@
 The folder holds bm25s' arrays (.npy, read without pickle), its vocabulary (JSON) and our passages (JSON lines).
 Passages that share no word with the question are not returned, so fewer than k may come back. The index is a library, not
 an answer key: passages that nearly hold an answer of another part (`secrets`) are left out.
+`Evidence` is what a team asks, whoever answers: this index, or BioMCP with this index behind it (medpipe/corpus/biomcp.py).
 What this leaves out: stemming, embeddings, reranking.
 """
 
@@ -15,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from medpipe import store
 from medpipe.corpus.shingles import Words
@@ -28,6 +29,7 @@ PASSAGES = "passages.jsonl"
 CHUNK_CHARS = 400
 RUN = 8  # words: a run that a passage and a secret share
 BATCH = 2_000  # passages
+LOCAL = "local index"
 TOLD = 0.5  # share of a secret's runs, or of a passage's own, from which on the passage gives the secret away
 
 
@@ -38,6 +40,28 @@ class Passage:
     id: str
     title: str
     text: str
+    origin: str = LOCAL  # where it was found, and why there
+
+
+class Evidence(Protocol):
+    """Passages for questions; what the team sees does not depend on who found them."""
+
+    def search(self, question_text: str, k: int, *, exclude: str | None = None, max_chars: int = 320) -> list[Passage]:
+        """The best k passages for one question, best first; none of the row `exclude`."""
+        ...
+
+    def search_many(self, questions: Sequence[tuple[str, str | None]], k: int, max_chars: int = 320) -> list[list[Passage]]:
+        """`search` for many (question, exclude) at once."""
+        ...
+
+    def search_for_training(self, rows: Sequence[QAExample], k: int, max_chars: int = 320) -> list[list[Passage]]:
+        """The best k passages for each training row, none of which tells the row's own answer."""
+        ...
+
+
+def origin_of(passages: Sequence[Passage]) -> str:
+    """Where an episode's evidence was found, for its transcript."""
+    return "; ".join(dict.fromkeys(passage.origin for passage in passages)) or "nothing found"
 
 
 class EvidenceIndex:

@@ -16,7 +16,8 @@ from statistics import fmean
 from typing import Any
 
 from medpipe import store
-from medpipe.corpus.evidence import EvidenceIndex
+from medpipe.corpus.biomcp import CACHE, open_evidence
+from medpipe.corpus.evidence import origin_of
 from medpipe.errors import SourceUnreachable
 from medpipe.evaluation import benchmarks
 from medpipe.evaluation.statistics import bootstrap_mean, paired_bootstrap, wilson
@@ -102,9 +103,10 @@ class _Bench:
         self.job, self.questions = job, list(questions)
         self.policies = Policies.load(job.inputs["models/base"], adapters, job.device, job.settings.model)
         team = job.settings.team
-        index = EvidenceIndex.load(job.inputs["splits/train"] / "evidence")
-        found = index.search_many([(question_text(q), None) for q in questions], team.evidence_passages, max_chars=team.evidence_chars)
+        source = open_evidence(job.inputs["splits/train"] / "evidence", team, job.settings.outputs / CACHE, job.report.warn)
+        found = source.search_many([(question_text(q), None) for q in questions], team.evidence_passages, max_chars=team.evidence_chars)
         self.evidence = [[passage.text for passage in passages] for passages in found]
+        self.evidence_from = [origin_of(passages) for passages in found]
         self.batch = job.settings.evaluation.batch_size
 
 
@@ -139,7 +141,8 @@ def _team(stage: str) -> Callable[[_Bench], list[Answered]]:
             bench.policies, {role: f"{stage}_{role}" for role in ROLES}, bench.job.settings.team,
             on_message=lambda text: bench.job.report.progress(0, 1, f"{stage} team, {text}"),
         )  # fmt: skip
-        episodes = [Episode(q, evidence) for q, evidence in zip(bench.questions, bench.evidence, strict=True)]
+        given = zip(bench.questions, bench.evidence, bench.evidence_from, strict=True)
+        episodes = [Episode(q, evidence, evidence_from=origin) for q, evidence, origin in given]
         for start in range(0, len(episodes), bench.batch):
             play(crew, episodes[start : start + bench.batch])
         contexts = [[*e.final.prompt, *_before_answer(bench, e.final.text)] for e in episodes]

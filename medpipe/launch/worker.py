@@ -33,7 +33,7 @@ from medpipe.tasks import TASKS
 from medpipe.tracking import Tracker
 
 PROGRESS_SECONDS = 5.0
-TRACKED = ("base", "sft", "maporl", "benchmark")
+TRACKED = ("base", "sft", "verifier", "maporl", "benchmark")
 VOLATILE = ("metrics.jsonl", "training_logs.txt", "training_stats.json", "training_results.json", "plots/", "docs/")
 """Files that tell how a result was made, not what it is: they carry times, so the content hash leaves them out."""
 EXIT_EXPLAINED = 3
@@ -131,7 +131,7 @@ def _build(order: Order, partial: Path, final: Path, say: Callable[[str, str], N
         if reporter.tracker and (outcome is None or outcome.status == "ok"):
             reporter.tracker.close(outcome is None, _numbers(outcome))
     assert outcome is not None, "a task that gives nothing back raises"
-    if order.task in ("sft", "maporl"):
+    if order.task in ("sft", "verifier", "maporl"):
         shutil.copyfile(log, partial / "training_logs.txt")
     files = store.hash_tree(partial)
     lasting = {name: sha for name, sha in files.items() if not name.startswith(VOLATILE)}

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from medpipe import store
 from medpipe.config import Model
 from medpipe.errors import MedpipeError
 from medpipe.models import base as base_models
@@ -104,6 +105,17 @@ class Policies:
     def parameters(self, adapter: str) -> dict[str, torch.nn.Parameter]:
         """An adapter's own weights by name."""
         return {name: value for name, value in self.model.named_parameters() if f".{adapter}." in name}
+
+    def save_adapter(self, adapter: str, folder: Path) -> None:
+        """Write one adapter (safetensors and its configuration) into a folder; the same weights give the same bytes."""
+        self.model.save_pretrained(folder, selected_adapters=[adapter], save_embedding_layers=False)
+        for path in (folder / adapter).iterdir():  # peft makes a folder of its own for a named adapter
+            path.rename(folder / path.name)
+        (folder / adapter).rmdir()
+        (folder / "README.md").unlink(missing_ok=True)  # an empty model card, which names a folder of this machine
+        config = store.read_json(folder / "adapter_config.json")
+        # peft keeps the names as a set and writes them in an order that differs from process to process.
+        store.write_json(folder / "adapter_config.json", {**config, "target_modules": sorted(config["target_modules"])})
 
     @torch.inference_mode()
     def generate(

@@ -23,6 +23,7 @@ class Turn:
     malformed: str  # why the message can't be used; empty for a good one
     value: float | None = None  # V[t,a], the verifier's score in [0, 1]
     parts: dict[str, float] = field(default_factory=dict)  # the medical reward's components, where it was used
+    drawn: tuple[int, int] | None = None  # nanoseconds since 1970: start and end of the batch in which it was drawn
 
 
 @dataclass
@@ -34,6 +35,7 @@ class Episode:
     sample: int = 0  # which of the samples for this question
     turns: list[Turn] = field(default_factory=list)
     finished: bool = False
+    evidence_from: str = ""  # where the evidence was taken from, and why from there; empty where nobody said
 
     @property
     def rounds(self) -> int:
@@ -57,14 +59,21 @@ class Episode:
         """The reporter's last message: the team's answer."""
         return self.turn(self.rounds - 1, "reporter")
 
-    def transcript(self) -> dict[str, Any]:
-        """The episode as plain data, for a person to read."""
+    def transcript(self, timed: bool = False) -> dict[str, Any]:
+        """The episode as plain data, for a person to read.
+
+        Args:
+            timed: with the time at which each message was drawn; for traces, not for files whose bytes are to come again.
+        """
         return {
             "question": self.question.model_dump(mode="json"),
+            "sample": self.sample,
             "evidence": self.evidence,
+            "evidence_from": self.evidence_from,
             "turns": [
-                {"role": t.role, "round": t.round, "text": t.text, "answer": t.answer, "malformed": t.malformed, "value": t.value}
+                {"role": t.role, "round": t.round, "text": t.text, "answer": t.answer, "malformed": t.malformed, "value": t.value,
+                 "tokens": len(t.tokens), **({"started_ns": t.drawn[0], "ended_ns": t.drawn[1]} if timed and t.drawn else {})}
                 for t in self.turns
             ],
             "final": self.final.text,
-        }
+        }  # fmt: skip

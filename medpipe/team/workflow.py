@@ -3,11 +3,12 @@
 One LangGraph graph serves rollouts, evaluation and serving, so that the three can't drift apart. Each node lets one role
 speak in every open episode at once. The judge scores the round where there is a verifier and closes an episode on
 consensus. `python -m medpipe.team.workflow` prints the graph's picture (mermaid).
-Left out: evidence other than the local index, and traces of each message.
+Left out: finding the evidence (medpipe/corpus/evidence.py), and keeping traces (medpipe/tracking.py).
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import torch
 
     from medpipe.models.policy import Policies
+    from medpipe.models.spread import Spread
 
 Verifier = Callable[[Sequence[Episode], int], None]
 """Scores the turns of one round in place: sets each turn's `value`, V[t,a] in [0, 1]."""
@@ -39,7 +41,7 @@ class State(TypedDict):
 class Crew:
     """Who speaks and how: the roles' adapters, the rules of the game, and the sampling."""
 
-    policies: Policies
+    policies: Policies | Spread
     adapters: Mapping[Role, str | None]
     rules: Team
     temperature: float = 0.0
@@ -75,12 +77,14 @@ def _speaker(crew: Crew | None, role: Role) -> Callable[[State], dict[str, Any]]
         playing, round_ = [e for e in state["episodes"] if not e.finished], state["round"]
         prompts = [_prompt(crew, role, episode, round_) for episode in playing]
         budget = crew.rules.max_new_tokens[role]
+        started = time.time_ns()
         samples = crew.policies.generate(crew.adapters[role], prompts, budget, crew.temperature, crew.generator)
+        drawn = (started, time.time_ns())
         for episode, prompt, sample in zip(playing, prompts, samples, strict=True):
             options = len(episode.question.options)
             answer = parse_answer(sample.text, options) if options else None
             fault = malformed(sample.text, options, sample.ended)
-            episode.turns.append(Turn(role, round_, prompt, sample.tokens, sample.logps, sample.text, answer, fault))
+            episode.turns.append(Turn(role, round_, prompt, sample.tokens, sample.logps, sample.text, answer, fault, drawn=drawn))
         if crew.on_message:
             crew.on_message(f"round {round_ + 1}: {role} spoke in {len(playing)} episodes")
         return {"episodes": state["episodes"]}

@@ -20,7 +20,7 @@ import torch
 
 from medpipe import NOTICE, store
 from medpipe.config import Maporl
-from medpipe.corpus.evidence import EvidenceIndex
+from medpipe.corpus.evidence import EvidenceIndex, origin_of
 from medpipe.corpus.validation import require_valid
 from medpipe.errors import MedpipeError
 from medpipe.job import Job, Outcome
@@ -81,8 +81,7 @@ def run(job: Job) -> Outcome:
     after = examples()
 
     for role in ROLES:
-        team.of(role).model.save_pretrained(job.out, selected_adapters=[role], save_embedding_layers=False)
-    (job.out / "README.md").unlink(missing_ok=True)  # peft's empty model card, which names a folder of this machine
+        team.of(role).save_adapter(role, job.out / role)
     team.tokenizer.save_pretrained(job.out)
     store.write_json(job.out / "examples.json", {"before": progress.before, "after": after})
     return _outcome(job, team, progress, len(learning), frozen_before == _frozen_hash(team))
@@ -123,7 +122,8 @@ def _iterate(
         values = _mean_of(ranks.gather(measure(episodes, goals, shaped(episodes, settings)))) | numbers
         values |= {"tokens_per_second": ranks.total(tokens_of(episodes)) / seconds, "seconds": seconds}
         job.report.metrics(iteration + 1, values)
-        job.report.episodes(iteration + 1, [episode.transcript() for episode in episodes])
+        told = ranks.gather([episode.transcript(timed=True) for episode in episodes])
+        job.report.episodes(iteration + 1, [transcript for part in told for transcript in part])
         job.report.progress(iteration + 1, settings.iterations, f"team reward {values['reward/team']:.3f}, KL {values['kl']:.4f}")
         progress.history.append(values)
         _guard(progress.history, settings)
@@ -150,7 +150,11 @@ def new_episodes(questions: Sequence[QAExample], index: EvidenceIndex, job: Job,
     """Episodes with their evidence: every question as often as it is sampled; a training row never finds its own answer."""
     team = job.settings.team
     found = index.search_for_training(questions, team.evidence_passages, team.evidence_chars)
-    return [Episode(q, [p.text for p in passages], n) for q, passages in zip(questions, found, strict=True) for n in range(samples)]
+    return [
+        Episode(q, [p.text for p in passages], n, evidence_from=origin_of(passages))
+        for q, passages in zip(questions, found, strict=True)
+        for n in range(samples)
+    ]
 
 
 def _questions(rows: Sequence[QAExample], count: int, choice_share: float, draw: random.Random) -> list[QAExample]:

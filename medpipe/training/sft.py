@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -62,8 +61,7 @@ def run(job: Job) -> Outcome:
     moved = weights_hash(learning) != start_weights
 
     if adapter:
-        policies.model.save_pretrained(job.out, selected_adapters=[role], save_embedding_layers=False)
-        _flatten(job.out, role)
+        policies.save_adapter(role, job.out)
         frozen = {n.replace("base_layer.", ""): p for n, p in policies.base.named_parameters() if "lora_" not in n}
         check = CheckResult(name="adapter_moved_base_frozen", passed=moved and weights_hash(frozen) == base_before,
                             description="the adapter's weights changed and not one bit of the base's did",
@@ -185,11 +183,3 @@ def _last_layers(model: Any, count: int) -> list[int] | None:
 def _round_robin(groups: Sequence[Sequence[QAExample]], count: int) -> list[QAExample]:
     longest = max((len(group) for group in groups), default=0)
     return [group[i] for i in range(longest) for group in groups if i < len(group)][:count]
-
-
-def _flatten(folder: Path, role: str) -> None:
-    """peft writes a named adapter into a folder of its own: move it up, and drop the empty model card."""
-    for path in (folder / role).iterdir():
-        path.rename(folder / path.name)
-    (folder / role).rmdir()
-    (folder / "README.md").unlink(missing_ok=True)

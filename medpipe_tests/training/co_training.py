@@ -22,7 +22,7 @@ from medpipe.config import Maporl, Rewards, Team
 from medpipe.job import Job
 from medpipe.launch.worker import WorkReporter
 from medpipe.models.policy import Policies
-from medpipe.schema import ROLES, QAExample
+from medpipe.schema import ROLES, QAExample, Role
 from medpipe.team.episode import Episode
 from medpipe.team.workflow import Crew, play
 from medpipe.training.ranks import ALONE, Ranks
@@ -71,7 +71,7 @@ def step(plan: dict[str, Any], ranks: Ranks = ALONE) -> None:
     settings = Maporl(kl=0.1, minibatch=4, advantage=plan["advantage"])
     own = {row.id for row in ranks.part(questions())}
     mine = [episode for episode in episodes if episode.question.id in own]
-    learners = {
+    learners: dict[Role, Learner] = {
         role: Learner(role, policies, torch.optim.SGD(learner.weights().values(), lr=1.0), learner.head)
         for role, learner in learners_of(policies, settings).items()
     }

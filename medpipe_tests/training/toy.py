@@ -1,0 +1,283 @@
+"""A toy game that only co-operation solves, played by the real workflow and learned by the real update.
+
+    python -m medpipe_tests.training.toy --seeds 3 --without-signals --plot docs/img/toy.png
+    python -m medpipe_tests.training.toy --seeds 1 --iterations 4        # a quick look
+
+**The game.** Four options and one fact, the letter of the right one, which is shown to the researcher alone. Two rounds. Success
+is the team's answer: the reporter's in the last round. Who does not know the fact is right in one case of four.
+
+**The pay.** V = 1 for a planner, analyst or reporter who answers right, else 0. The researcher's V is one half whatever it says.
+So in its own pay there is no reason to tell the fact. Within a round nobody is paid for what a later speaker does either: what
+the researcher says in round 0 comes back only through round 1, which it reaches as "the team answered C".
+
+- With co-operation signals: the later rounds' mean V stands in the return (gamma = 1), and shaping pays who brings others to the truth.
+- Without: gamma = 0 and no shaping. Every other number is the same.
+
+**The start.** A random Qwen3 model of 0.15 million weights and one untrained LoRA adapter per role. The base is drilled on form
+and reading only: a message is `Answer:` and a letter; in a chat outside the team it is the letter that stands there, in a role's
+prompt it is a letter that a team-mate or the previous round named, or, in three cases of ten, any. No drilled prompt has a fact
+that means anything, so the drill can't teach to tell it, and the team starts at chance.
+
+Everything else is the project's: `play`, `Crew`, `targets`, `learners_of`, `update`, four adapters on one base. Left out: early
+consensus, the KL term to the start, and words. The game shows that credit reaches who deserves it, not that a model reasons.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from medpipe.config import Maporl, Rewards, Team
+from medpipe.models.base import CHATML
+from medpipe.models.policy import Policies
+from medpipe.models.tiny import WORDS, _tokenizer
+from medpipe.models.tokens import encode, encode_chat, encode_prompt
+from medpipe.roles import Said, verdict_text
+from medpipe.schema import LETTERS, ROLES, QAExample, Role
+from medpipe.team.episode import Episode
+from medpipe.team.workflow import Crew, play
+from medpipe.training.update import learners_of, targets, update
+
+OPTIONS = LETTERS[:4]
+CHANCE, SOLVED = 1 / len(OPTIONS), 0.9
+FRESH_WORDS = ("rash", "nausea", "swelling", "weakness", "headache")  # in the questions that measure, never in those that train
+KNOWS: Role = "researcher"
+TRUST = 0.7
+"""Share of the drilled messages that repeat a letter which was read; the others are any letter, so that there is something to find."""
+DRILL, DRILL_BATCH, DRILL_RATE = 360, 32, 3e-3
+READING_FIRST = 60  # steps of the drill before the roles' prompts come in
+RANK = 16
+ITERATIONS, EVERY, MEASURED = 32, 4, 48
+QUESTIONS, SAMPLES = 4, 8
+REWARDS = Rewards(malformed_penalty=0.0)  # whatever the researcher says: also something unusable
+RULES = Team(
+    max_rounds_per_episode=2, max_prompt_tokens=160, max_new_tokens=dict.fromkeys(ROLES, 4),
+    consensus_share=1.0, consensus_score=1.0,  # never: the researcher's half keeps the mean below one, so all episodes have two rounds
+)  # fmt: skip
+
+
+class Private(Episode):
+    """An episode whose evidence is there only while the researcher is the next to speak; the workflow would show it to the analyst too."""
+
+    @property
+    def evidence(self) -> list[str]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The fact, for who may see it."""
+        return self._fact if ROLES[len(self.turns) % len(ROLES)] == KNOWS else []
+
+    @evidence.setter
+    def evidence(self, fact: list[str]) -> None:
+        self._fact = fact
+
+
+def question(number: int, answer: str, words: Sequence[str], draw: random.Random) -> QAExample:
+    """A question whose words tell nothing about its answer."""
+    asked = " ".join(draw.choices(words, k=2))
+    return QAExample(
+        id=f"toy-{number}", source="custom", focus="toy", question=f"{asked}?", options=tuple("1234"), answer=answer
+    )  # fmt: skip
+
+
+def episodes_of(questions: Sequence[QAExample], samples: int) -> list[Episode]:
+    """Every question as often as it is sampled, each with its fact."""
+    return [Private(asked, [asked.answer], n) for asked in questions for n in range(samples)]
+
+
+def pay(episodes: Sequence[Episode], round_: int) -> None:
+    """The verifier: right or wrong, but a half for the researcher."""
+    for episode in episodes:
+        for turn in (turn for turn in episode.turns if turn.round == round_):
+            turn.value = 0.5 if turn.role == KNOWS else float(turn.answer == episode.question.answer)
+
+
+def settings_of(signals: bool) -> Maporl:
+    """The game's settings; without signals every message is paid by its own V alone."""
+    return Maporl(
+        questions_per_iteration=QUESTIONS, samples_per_question=SAMPLES, learning_rate=3e-3, minibatch=64, kl=0.0,
+        gamma=1.0 if signals else 0.0, alpha0=0.0, beta0=0.0, alpha1=0.1 if signals else 0.0, beta1=0.1 if signals else 0.0,
+        max_kl=1e6,  # the guard is for teams that shall stay near a good start; this one shall leave a blind one
+    )  # fmt: skip
+
+
+# --- the start
+
+
+def make_team(root: Path, seed: int, drill: int = DRILL) -> Path:
+    """Write a drilled base and an untrained adapter; returns their folder."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, Qwen3Config
+
+    torch.set_num_threads(1)  # matrices too small to share out
+    torch.manual_seed(seed)
+    tokenizer = _tokenizer(CHATML)
+    model = AutoModelForCausalLM.from_config(
+        Qwen3Config(
+            vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=2, head_dim=16, max_position_embeddings=512, tie_word_embeddings=True,
+            eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, bos_token_id=None,
+        ), dtype=torch.float32,
+    )  # fmt: skip
+    _drill(model, tokenizer, random.Random(f"{seed}/drill"), drill)
+    folder = root / f"team-{seed}"
+    model.save_pretrained(folder / "base")
+    tokenizer.save_pretrained(folder / "base")
+    peft = get_peft_model(model, LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear", task_type="CAUSAL_LM"))
+    peft.peft_config["default"].base_model_name_or_path = "qwen3"
+    peft.save_pretrained(str(folder / "adapter"), save_embedding_layers=False)
+    return folder
+
+
+def load_team(folder: Path) -> Policies:
+    """Four learning roles and their frozen starts."""
+    return Policies.load(folder / "base", {name: folder / "adapter" for role in ROLES for name in (role, f"start_{role}")})
+
+
+def _drill(model: Any, tokenizer: Any, draw: random.Random, steps: int) -> None:
+    policies, optimizer = Policies(model.train(), tokenizer), torch.optim.AdamW(model.parameters(), lr=DRILL_RATE, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (steps - step) / (0.3 * steps)))
+    for step in range(steps):
+        lesson = _reading if step < READING_FIRST or step % 4 == 0 else _role
+        rows = [lesson(tokenizer, draw) for _ in range(DRILL_BATCH)]
+        said = [[*encode(tokenizer, f"Answer: {letter}"), tokenizer.eos_token_id] for _, letter in rows]
+        loss = -policies.score([prompt for prompt, _ in rows], said).logp_N.mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+    model.eval()
+
+
+def _reading(tokenizer: Any, draw: random.Random) -> tuple[list[int], str]:
+    """A chat outside the team: the letter among words."""
+    letter = draw.choice(OPTIONS)
+    words: list[str] = draw.choices(WORDS, k=draw.randint(0, 8))
+    words.insert(draw.randint(0, len(words)), letter)
+    return encode_chat(tokenizer, [{"role": "user", "content": "Repeat: " + " ".join(words)}]), letter
+
+
+def _role(tokenizer: Any, draw: random.Random) -> tuple[list[int], str]:
+    """A role's prompt with letters that have nothing to do with each other: one that was said, or any; never the evidence's as such."""
+    role = draw.choice(ROLES)
+    letters = [draw.choice(OPTIONS) for _ in ROLES[: ROLES.index(role)]]
+    said = [Said(mate, f"Answer: {letter}") for mate, letter in zip(ROLES, letters, strict=False)]
+    before = draw.choice(OPTIONS) if draw.random() < 0.5 else None
+    letters += [before] if before else []
+    evidence = [draw.choice(OPTIONS)] if role == KNOWS else []
+    asked = question(0, draw.choice(OPTIONS), WORDS, draw)
+    prompt = encode_prompt(tokenizer, role, asked, evidence, said, RULES.max_prompt_tokens, verdict_text(before, "") if before else "")
+    return prompt, draw.choice(letters if letters and draw.random() < TRUST else OPTIONS)
+
+
+# --- the loop
+
+
+def success(policies: Policies, seed: str, count: int = MEASURED) -> float:
+    """Share of fresh questions that the team answers right, greedily; every letter is right equally often."""
+    draw = random.Random(f"{seed}/fresh")
+    asked = [question(n, OPTIONS[n % len(OPTIONS)], FRESH_WORDS, draw) for n in range(count)]
+    crew = Crew(policies, {role: role for role in ROLES}, RULES, verifier=pay)
+    return fmean(episode.final.answer == episode.question.answer for episode in play(crew, episodes_of(asked, 1)))
+
+
+def co_train(
+    policies: Policies, settings: Maporl, seed: int, iterations: int = ITERATIONS, every: int = EVERY,
+    tell: Callable[[str], None] = lambda text: None,
+) -> list[tuple[int, float]]:  # fmt: skip
+    """Co-train a team; returns (iterations done, success) at the start, each `every` iterations and at the end."""
+    learners = learners_of(policies, settings)
+    curve = [(0, success(policies, f"{seed}/0"))]
+    for iteration in range(iterations):
+        draw = random.Random(f"{seed}/{iteration}")
+        asked = [question(n, draw.choice(OPTIONS), WORDS, draw) for n in range(settings.questions_per_iteration)]
+        generator = torch.Generator().manual_seed(draw.getrandbits(62))
+        crew = Crew(policies, {role: role for role in ROLES}, RULES, settings.temperature, generator, pay)
+        episodes = play(crew, episodes_of(asked, settings.samples_per_question))
+        update(learners, episodes, targets(episodes, settings, REWARDS), settings, exact=True)
+        done = iteration + 1
+        if done % every == 0 or done == iterations:
+            curve.append((done, success(policies, f"{seed}/{done}")))
+            tell(f"seed {seed}, iteration {done}: {curve[-1][1]:.2f}")
+    return curve
+
+
+def run(team: Path, seed: int, signals: bool, iterations: int, tell: Callable[[str], None]) -> dict[str, Any]:
+    """One co-training from a drilled team; seconds by the clock and of the processor."""
+    clock, processor = time.monotonic(), time.process_time()
+    curve = co_train(load_team(team), settings_of(signals), seed, iterations, tell=tell)
+    return {
+        "seed": seed, "signals": signals, "start": curve[0][1], "end": curve[-1][1], "iterations": iterations,
+        "solved_after": next((done for done, share in curve if share >= SOLVED), None),
+        "seconds": round(time.monotonic() - clock, 1), "processor_seconds": round(time.process_time() - processor, 1), "curve": curve,
+    }  # fmt: skip
+
+
+# --- what a person sees
+
+
+def table(results: Sequence[dict[str, Any]]) -> str:
+    """The runs as a Markdown table."""
+    names = ("signals", "seed", "start", "end", "0.9 reached after", "iterations", "seconds", "processor seconds")
+    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
+    for r in results:
+        cells = ("with" if r["signals"] else "without", r["seed"], f"{r['start']:.2f}", f"{r['end']:.2f}", r["solved_after"] or "never",
+                 r["iterations"], r["seconds"], r["processor_seconds"])  # fmt: skip
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
+
+
+def draw_curves(results: Sequence[dict[str, Any]], path: Path) -> Path:
+    """Success by iteration, a line per run, and the line of chance."""
+    from matplotlib.figure import Figure
+
+    from medpipe.evaluation import plots
+
+    figure = Figure(figsize=(plots.WIDTH, 3.4), layout="constrained")
+    axes = figure.subplots()
+    for r in results:
+        steps, shares = zip(*r["curve"], strict=True)
+        colour, line = (plots.BLUE, "-") if r["signals"] else (plots.RED, "--")
+        label = f"{'with' if r['signals'] else 'without'} signals, seed {r['seed']}"
+        axes.plot(steps, shares, color=colour, linestyle=line, marker=plots.MARKERS[r["seed"] % 6], markersize=4.5, label=label)
+    axes.axhline(CHANCE, color=plots.GREY, linestyle=":", label=f"chance ({CHANCE})")
+    axes.set(xlabel="iterations of co-training", ylabel="success on fresh questions", ylim=(0, 1.03))
+    ends = {on: [r["end"] for r in results if r["signals"] is on] for on in (True, False)}
+    told = [f"{name} {min(ends[on]):.2f} to {max(ends[on]):.2f}" for on, name in ((True, "with signals"), (False, "without")) if ends[on]]
+    plots.title(axes, f"A fact that one role sees, at the end: {', '.join(told)}")
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    plots.bare(axes)
+    return plots.save(figure, path)
+
+
+def main() -> None:
+    """Read the command line, play, print one JSON line a run and a table, and draw."""
+    parser = argparse.ArgumentParser(description="does co-training teach a team to co-operate?")
+    parser.add_argument("--seeds", type=int, default=3, help="teams, each from a base of its own")
+    parser.add_argument("--iterations", type=int, default=ITERATIONS)
+    parser.add_argument("--without-signals", action="store_true", help="play each seed again without co-operation signals")
+    parser.add_argument("--plot", type=Path, help="where the picture is written")
+    options = parser.parse_args()
+    results = []
+    with tempfile.TemporaryDirectory() as root:
+        started = time.process_time()
+        teams = [make_team(Path(root), seed) for seed in range(options.seeds)]
+        print(f"the drill of {options.seeds} bases took {time.process_time() - started:.0f} processor seconds", flush=True)
+        for signals in (True, False) if options.without_signals else (True,):
+            for seed, team in enumerate(teams):
+                results.append(run(team, seed, signals, options.iterations, lambda text: print(text, flush=True)))
+                print(json.dumps(results[-1]), flush=True)
+    print(table(results))
+    if options.plot:
+        print(f"drawn: {draw_curves(results, options.plot)}")
+
+
+if __name__ == "__main__":
+    main()
