@@ -2,8 +2,9 @@
 
 One copy of the base's weights carries any number of LoRA adapters; `adapter=None` is the bare base. Logits are computed
 only where they are needed (the next token, or the completion), never for [batch, prompt, vocabulary].
-Scoring lays its rows side by side with padding, or packed: end to end without any. The base may be quantised; in
-8 bits a layer's inputs are rounded too, and drawn and scored log-probabilities agree to two digits only, in 4 bits to the last.
+Scoring lays its rows side by side with padding, as branches of what their prompts share, or packed: end to end without padding.
+The base may be quantised; in 8 bits a layer's inputs are rounded too, and drawn and scored log-probabilities agree to two digits
+only, in 4 bits to the last.
 Shape suffixes: B batch (1 where packed), T time, H hidden, V vocabulary, N completion tokens of the batch in one row.
 Left out: one model per device (medpipe/models/spread.py).
 """
@@ -24,6 +25,7 @@ from medpipe import store
 from medpipe.config import Model
 from medpipe.errors import MedpipeError
 from medpipe.models import base as base_models
+from medpipe.models.branches import lay_out
 from medpipe.models.cache import families, roomy_cache
 from medpipe.models.tokens import encode, letter_tokens
 
@@ -58,6 +60,8 @@ class Policies:
         self.model, self.tokenizer, self.adapters = model, tokenizer, list(adapters)
         self.base = model.get_base_model() if self.adapters else model
         self.device = next(model.parameters()).device
+        self._padding = int(tokenizer.pad_token_id)  # type: ignore[arg-type]
+        self._flash = base_models.keeps_rows_apart(self.base)
 
     @classmethod
     def load(cls, base: Path, adapters: Mapping[str, Path], device: str = "cpu", choice: Model = base_models.PLAIN) -> Policies:
@@ -186,6 +190,10 @@ class Policies:
             packed: lay all rows end to end instead of padding them to the longest. The numbers are the same; it pays where
                 `medpipe.models.base.keeps_rows_apart`, elsewhere attention's mask grows with the square of the whole length.
         """
+        row_N = torch.arange(len(prompts)).repeat_interleave(torch.tensor([len(completion) for completion in completions])).to(self.device)
+        if not packed and not self._flash and (laid := lay_out(prompts, completions, self._padding, self.device)):
+            hidden_BTH = self._hidden(laid.ids_BT, laid.mask_B1TT, laid.position_BT)
+            return self._read_off(hidden_BTH[laid.line_N, laid.time_N], laid.target_N, row_N, temperature)
         rows = [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)]
         starts = list(accumulate((len(row) for row in rows), initial=0))
         if packed:
@@ -199,12 +207,13 @@ class Policies:
             line, first = (0, starts[row] + len(prompt) - 1) if packed else (row, len(prompt) - 1)
             wanted_BT[line, first : first + len(completion)] = True
         line_N, time_N = wanted_BT.nonzero().to(self.device).unbind(1)
-        row_N = torch.arange(len(rows)).repeat_interleave(torch.tensor([len(completion) for completion in completions])).to(self.device)
-        hidden_NH = hidden_BTH[line_N, time_N]
+        return self._read_off(hidden_BTH[line_N, time_N], ids_BT[line_N, time_N + 1], row_N, temperature)
+
+    def _read_off(self, hidden_NH: Tensor, target_N: Tensor, row_N: Tensor, temperature: float) -> Scored:
         logits_NV = self.base.get_output_embeddings()(hidden_NH).float() / temperature
         logp_NV = torch.log_softmax(logits_NV, dim=-1)
         entropy_N = -(logp_NV.exp() * logp_NV).sum(-1).detach()
-        return Scored(logp_NV.gather(1, ids_BT[line_N, time_N + 1, None]).squeeze(1), entropy_N, row_N, hidden_NH)
+        return Scored(logp_NV.gather(1, target_N[:, None]).squeeze(1), entropy_N, row_N, hidden_NH)
 
     @torch.inference_mode()
     def mean_logp(
@@ -257,8 +266,7 @@ class Policies:
 
     def _pad(self, rows: Sequence[Sequence[int]], left: bool) -> tuple[Tensor, Tensor]:
         width = max(len(row) for row in rows)
-        pad = int(self.tokenizer.pad_token_id)  # type: ignore[arg-type]
-        ids = torch.full((len(rows), width), pad, dtype=torch.long)
+        ids = torch.full((len(rows), width), self._padding, dtype=torch.long)
         mask = torch.zeros((len(rows), width), dtype=torch.long)
         for number, row in enumerate(rows):
             place = slice(width - len(row), width) if left else slice(0, len(row))

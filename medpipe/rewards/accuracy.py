@@ -23,6 +23,7 @@ PIECE = 240  # characters of one comparison: below the encoder's 256 tokens howe
 LEAD = 8  # reference pieces that an answer is asked to cover: what a reporter's token budget can say
 FLOOR, CAP = 0.30, 0.90  # cosines between unrelated medical sentences, and between honest paraphrases
 _ANSWER_LINE = re.compile(r"\banswer\s*(?:is)?\s*[:=]\s*\(?([A-Z](?:\s*(?:/|,|\bor\b|\band\b|&)\s*\(?[A-Z]\b)*)", re.I)
+_LETTER = re.compile(r"\bAnswer:\s*\(?([A-Z])\b(?!['’]|[ \t]+\w)", re.I)
 _RULED_OUT = phrases(
     r"""
     not|no|unlike|unlikely|less likely|rather than|instead of|rules? out|ruled out|excludes?|against|without|neither|nor|\w+n't
@@ -69,6 +70,12 @@ def text_accuracy(text: str, reference: str, cosines: Mapping[tuple[str, str], f
 def choice_accuracy(text: str, question: QAExample, answer: str | None) -> float:
     """Multiple choice: 1.0 where the parsed letter is the key's and the text settles on one option, else 0.0."""
     return float(answer == question.answer and not unsettled(text, question))
+
+
+def settled(text: str, options: int) -> str | None:
+    """The one letter that a text's answer lines name, as the team reads it (medpipe/team/parsing.py); None for none or several."""
+    letters = {letter.upper() for letter in _LETTER.findall(text)}
+    return letters.pop() if len(letters) == 1 and letters <= set(LETTERS[:options]) else None
 
 
 def unsettled(text: str, question: QAExample) -> bool:

@@ -11,18 +11,19 @@ Left out: what training makes of a reward (verifiers), and any judge that is a l
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from medpipe.config import Rewards
 from medpipe.rewards import safety
-from medpipe.rewards.accuracy import choice_accuracy, comparisons, text_accuracy, unsettled
+from medpipe.rewards.accuracy import choice_accuracy, comparisons, pieces, text_accuracy, unsettled
 from medpipe.rewards.collaboration import collaboration
+from medpipe.rewards.entities import strangers
 from medpipe.rewards.evidence import cited_sentences, evidence
 from medpipe.rewards.gates import Gate, claims, form, product, shuffled
 from medpipe.rewards.reasoning import reasoning
 from medpipe.rewards.relevance import Lexicon, relevance
 from medpipe.rewards.similarity import Similarity
-from medpipe.rewards.text import tokens, visible
+from medpipe.rewards.text import abbreviations, initials_of, spelled_out, tokens, visible
 from medpipe.roles import Said, question_text
 from medpipe.schema import QAExample, Role
 
@@ -47,12 +48,16 @@ class Message:
 
 @dataclass(frozen=True)
 class Breakdown:
-    """The counted components (each 0 to 1), the penalty (subtracted), the total (0 to 1), and why."""
+    """The counted components (each 0 to 1), the penalty (subtracted), the total (0 to 1), and why.
+
+    `raw` holds the components before gates and before accuracy's share; it is empty for an empty text.
+    """
 
     components: dict[str, float]
     penalty: float
     total: float
     notes: tuple[str, ...]
+    raw: dict[str, float] = field(default_factory=dict)
 
 
 def normalised(weights: Rewards, *, choice: bool) -> dict[str, float]:
@@ -87,12 +92,7 @@ class MedicalReward:
 
     def score(self, messages: Sequence[Message]) -> list[Breakdown]:
         """A breakdown for each message, in order."""
-        wanted = [
-            pair
-            for message in messages
-            if not message.question.is_choice
-            for pair in comparisons(message.text, message.question.answer_text)
-        ]
+        wanted = [pair for message in messages if not message.question.is_choice for pair in comparisons(*_spelled_out(message))]
         wanted = list(dict.fromkeys(wanted))
         cosines = dict(zip(wanted, self._similarity.pairs(wanted), strict=True))
         return [self._one(message, cosines) for message in messages]
@@ -101,7 +101,7 @@ class MedicalReward:
         text, question = message.text, message.question
         if not tokens(text):
             return Breakdown(dict.fromkeys(COMPONENTS, 0.0), 0.0, 0.0, ("empty",))
-        gates = gates_of(message)
+        gates = (*gates_of(message), *self._entities(message, cosines))
         gate = product(gates)
         found = safety.violations(text, question)
         if message.role != "reporter":
@@ -111,16 +111,40 @@ class MedicalReward:
         raw = {
             "accuracy": choice_accuracy(text, question, message.answer)
             if question.is_choice
-            else gate * text_accuracy(text, question.answer_text, cosines),
-            "relevance": relevance(text, question, self._lexicon),
+            else text_accuracy(*_spelled_out(message), cosines),
+            "relevance": relevance(_spelled_out(message)[0], question, self._lexicon),
             "safety": safety.component(found),
             "collaboration": collaboration(text, asked, message.said),
             "evidence": evidence(text, question.answer_text, message.evidence, shown=message.role in SHOWN),
             "reasoning": reasoning(text, known),
         }
-        result = combine(raw, self._weights, choice=question.is_choice, gate=gate, severity=safety.worst(found))
+        behind = raw if question.is_choice else {**raw, "accuracy": gate * raw["accuracy"]}
+        result = combine(behind, self._weights, choice=question.is_choice, gate=gate, severity=safety.worst(found))
         notes = [f"{shut.name} ×{shut.factor:.2f}" for shut in gates] + [f"{v.kind} {v.severity:.1f}: {v.quote}" for v in found]
-        return Breakdown(result.components, result.penalty, result.total, tuple(notes))
+        return Breakdown(result.components, result.penalty, result.total, tuple(notes), raw)
+
+    def _entities(self, message: Message, cosines: Mapping[tuple[str, str], float]) -> tuple[Gate, ...]:
+        """Names and claims out of nowhere, on free text: what explains an option may well draw on more than the reference.
+
+        A plan claims nothing: it says what to look for.
+        """
+        question = message.question
+        if question.is_choice or message.role == "planner":
+            return ()
+        text, reference = map(pieces, _spelled_out(message))
+        near = {piece: max((cosines[piece, other] for other in reference), default=0.0) for piece in text}
+        others = (question_text(question), question.focus, *question.synonyms)
+        swapped, added = strangers(near, [question.answer_text, *message.evidence], others, self._lexicon)
+        found = (Gate("name swapped", 0.4 ** min(4, swapped)), Gate("claim added", 0.6 ** min(4, added)))
+        return tuple(gate for gate in found if gate.factor < 1.0)
+
+
+def _spelled_out(message: Message) -> tuple[str, str]:
+    """(text, reference) with the initials written out that either of them explains, or that are those of the question's focus."""
+    text, reference, question = visible(message.text), message.question.answer_text, message.question
+    meanings = {initials: name for name in (question.focus, *question.synonyms) if len(initials := initials_of(name)) > 1}
+    meanings |= abbreviations(f"{text}\n{reference}")
+    return spelled_out(text, meanings), spelled_out(reference, meanings)
 
 
 def gates_of(message: Message) -> tuple[Gate, ...]:

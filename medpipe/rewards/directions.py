@@ -23,6 +23,7 @@ gain gains | loss lose loses losing
 improve improves improved better benefit benefits relieve relieves relieved ease eases |
   worsen worsens worsened worse aggravate aggravates aggravated harm harms
 before | after
+first initial initially | last final finally
 always | never rarely seldom
 common commonly often frequent frequently usual usually most | rare rarely uncommon uncommonly seldom infrequent few
 acute sudden suddenly abrupt rapid rapidly quick quickly fast | chronic gradual gradually slow slowly insidious
@@ -73,6 +74,8 @@ for _axis, _line in enumerate(_AXES.strip().replace("|\n", "|").splitlines()):
 
 REACH = 3
 """Content words looked at on either side of a direction word."""
+VERBATIM = 0.75
+"""Share of common content words from which on a sentence repeats a source's and is held against that one alone."""
 
 
 def opposites() -> list[tuple[str, str]]:
@@ -106,10 +109,14 @@ def flips(text: str, sources: Sequence[str]) -> int:
     known = [(content(sentence), _stated(sentence)) for source in sources for sentence in sentences(source)]
     turned = 0
     for sentence in sentences(text):
-        own = content(sentence)
-        for axis, side, around in _stated(sentence):
+        own, stated_here = content(sentence), _stated(sentence)
+        likeness = [len(own & theirs) / max(1, len(own | theirs)) for theirs, _ in known]
+        nearest = max(likeness, default=0.0)
+        for axis, side, around in stated_here:
+            if (axis, 1 - side) in {(other, its_side) for other, its_side, _ in stated_here}:
+                continue  # "a rare cancer that often starts here": each side is said of something else
             same = opposite = 0.0
-            for theirs, stated in known:
+            for (theirs, stated), like in zip(known, likeness, strict=True):
                 shared = len(own & theirs) / max(1, len(own))
                 for their_axis, their_side, their_around in stated:
                     if their_axis != axis:
@@ -117,6 +124,8 @@ def flips(text: str, sources: Sequence[str]) -> int:
                     strength = len(around & their_around) + shared
                     if their_side == side:
                         same = max(same, strength)
+                    elif nearest >= VERBATIM and like < nearest - 0.1:
+                        continue  # the sentence that the text repeats says nothing on this axis
                     elif shared >= 0.6 or len(around & their_around) >= 3:
                         opposite = max(opposite, strength)
             turned += opposite >= 1.0 and opposite > same
@@ -149,7 +158,7 @@ def negated(sentence: str, *, soft: bool) -> frozenset[str]:
             if word in _NOT or word.endswith("n't") or (soft and word in _SOFT):
                 after = [stem(w) for w in words[place + 1 :] if len(w) > 2 and w not in STOP]
                 found.update(after[:REACH])
-                if len(after) < 2:  # "a slow pulse may not occur": what is denied stands before it
+                if len(after) < 2 and word != "without":  # "a slow pulse may not occur": what is denied stands before it
                     found.update([stem(w) for w in words[:place] if len(w) > 2 and w not in STOP][-REACH:])
     return frozenset(found)
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from medpipe.rewards.directions import denials, flips
+from medpipe.rewards.scope import widened
 from medpipe.rewards.text import MARKERS, STOP, content, distinct, grams, hidden, numbers, sentences, stop_share, tokens, visible
 from medpipe.rewards.wording import phrases, wordlist
 
@@ -102,6 +103,7 @@ def claims(text: str, sources: Sequence[str], others: Sequence[str] = ()) -> tup
     found = [
         Gate("negation", 0.4 ** min(4, denials(shown, sources))),
         Gate("direction", 0.4 ** min(4, flips(shown, sources))),
+        Gate("scope", 0.4 ** min(4, widened(shown, sources))),
         Gate("numbers", 0.4 ** min(4, len(strange_numbers(shown, [*sources, *others])))),
     ]
     return tuple(gate for gate in found if gate.factor < 1.0)
@@ -114,7 +116,7 @@ def strange_numbers(text: str, sources: Sequence[str]) -> set[tuple[str, str]]:
     return {
         (value, unit)
         for value, unit in numbers(text, spelled=False)
-        if value not in values or (unit and unit not in values[value] and "" not in values[value])
+        if value not in values or (unit and unit not in values[value] and values[value] != {""})
     }
 
 
@@ -187,9 +189,10 @@ def _script(text: str) -> float:
 def shuffled(text: str, reference: str) -> float:
     """The reference's own words in another order: many words shared, hardly a pair of neighbours; a factor in [0, 1]."""
     own, theirs = tokens(text), tokens(reference)
-    if len(own) < 12:
+    if len(own) < 5:
         return 1.0
+    short = len(own) < 12  # chance keeps more of few neighbours: there nearly every word has to be the reference's
     words = sum(word in set(theirs) for word in own) / len(own)
     pairs = set(grams(theirs, 2))
     kept = sum(pair in pairs for pair in grams(own, 2)) / (len(own) - 1)
-    return 0.2 if words >= 0.75 and kept < 0.2 else 1.0
+    return 0.2 if words >= (0.9 if short else 0.75) and kept < (0.5 if short else 0.2) else 1.0

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from medpipe.rewards.text import STOP, reads_as_prose, sentences, stem, tokens, visible
 from medpipe.rewards.wording import wordlist
@@ -31,10 +31,13 @@ _GENERIC = frozenset(
 
 
 class Lexicon:
-    """Medical terms (tuples of stems) with their specificity: log((1 + rows) / (1 + rows that hold the term)), at least 0.5."""
+    """Medical terms (tuples of stems) with their specificity: log((1 + rows) / (1 + rows that hold the term)), at least 0.5.
 
-    def __init__(self, weights: Mapping[tuple[str, ...], float]) -> None:
-        self._weights = dict(weights)
+    `names` are the terms that name one thing: whole subjects, their synonyms and the terms handed over.
+    """
+
+    def __init__(self, weights: Mapping[tuple[str, ...], float], names: Collection[tuple[str, ...]] = ()) -> None:
+        self._weights, self._names = dict(weights), frozenset(names)
 
     @classmethod
     def from_rows(cls, rows: Sequence[QAExample], extra_terms: Sequence[str] = ()) -> Lexicon:
@@ -45,10 +48,12 @@ class Lexicon:
             terms.update((word,) for word in words if _may_stand_alone(word))
             if 2 <= len(words) <= LONGEST:
                 terms.add(tuple(words))
+        whole = {row.focus for row in rows} | {name for row in rows for name in row.synonyms} | set(extra_terms)
+        names = {tuple(words) for name in whole if 0 < len(words := _words(name)) <= LONGEST and (words[1:] or _may_stand_alone(words[0]))}
         seen: Counter[tuple[str, ...]] = Counter()
         for row in rows:
             seen.update(_find(_words(f"{row.question} {row.answer_text[:READ]}"), terms))
-        return cls({term: max(0.5, math.log((1 + len(rows)) / (1 + seen[term]))) for term in terms})
+        return cls({term: max(0.5, math.log((1 + len(rows)) / (1 + seen[term]))) for term in terms}, names)
 
     def __len__(self) -> int:
         return len(self._weights)
@@ -56,6 +61,10 @@ class Lexicon:
     def find(self, text: str) -> set[tuple[str, ...]]:
         """The terms that a text holds, each once."""
         return _find(_words(visible(text)), self._weights)
+
+    def names_in(self, text: str) -> set[tuple[str, ...]]:
+        """The names that a text holds, each once."""
+        return _find(_words(visible(text)), self._names)
 
     def weight(self, term: tuple[str, ...]) -> float:
         """A term's specificity; 1.0 for one that the lexicon does not know."""
@@ -99,5 +108,5 @@ def _words(text: str) -> list[str]:
     return [stem(word) for word in tokens(text) if word not in STOP]
 
 
-def _find(words: Sequence[str], terms: Mapping[tuple[str, ...], float] | set[tuple[str, ...]]) -> set[tuple[str, ...]]:
+def _find(words: Sequence[str], terms: Collection[tuple[str, ...]]) -> set[tuple[str, ...]]:
     return {run for size in range(1, LONGEST + 1) for i in range(len(words) - size + 1) if (run := tuple(words[i : i + size])) in terms}

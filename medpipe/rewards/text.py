@@ -11,6 +11,7 @@ from __future__ import annotations
 import html
 import re
 import unicodedata
+from collections.abc import Mapping
 from functools import lru_cache
 
 from medpipe.rewards.wording import wordlist
@@ -19,6 +20,7 @@ from medpipe.roles import sentences
 __all__ = [
     "MARKERS",
     "STOP",
+    "abbreviations",
     "clauses",
     "content",
     "distinct",
@@ -27,6 +29,7 @@ __all__ = [
     "numbers",
     "reads_as_prose",
     "sentences",
+    "spelled_out",
     "stem",
     "stop_share",
     "tokens",
@@ -77,7 +80,9 @@ _UNIT_NAMES = {
 }  # fmt: skip
 MARKERS = re.compile(r"\[E\d+\]|^\s*\d{1,2}[.)]\s|\banswer\s*:\s*[A-Z]\b", re.I | re.M)
 """Citations, numbers of list items and the answer line: form, not content."""
-_CLAUSE = re.compile(r"[,;:()]|\b(?:but|although|while|whereas|however|unless)\b", re.I)
+_CLAUSE = re.compile(r"[,;:()]|\b(?:but|although|while|whereas|however|unless|if|when|because)\b", re.I)
+_DEFINED = re.compile(r"((?:[\w'-]+ ){1,8})\(([A-Z]{2,7})s?\)")
+"""A name and its initials in brackets."""
 
 
 @lru_cache(maxsize=4096)
@@ -170,8 +175,33 @@ def _unit(unit: str | None) -> str:
 
 
 def clauses(sentence: str) -> list[str]:
-    """Split a sentence where a negation's reach ends: at commas, colons, brackets and `but`."""
+    """Split a sentence where a negation's reach ends: at commas, colons, brackets, `but`, `if` and their like."""
     return [part for part in _CLAUSE.split(sentence) if part.strip()]
+
+
+def abbreviations(text: str) -> dict[str, str]:
+    """Initials that a text explains, and what they stand for: `deep vein thrombosis (DVT)`."""
+    found: dict[str, str] = {}
+    for match in _DEFINED.finditer(text):
+        words, short = match.group(1).split(), match.group(2)
+        for size in range(1, len(words) + 1):
+            if initials_of(" ".join(words[-size:])) == short:
+                found.setdefault(short, " ".join(words[-size:]))
+                break
+    return found
+
+
+def initials_of(name: str) -> str:
+    """First letters of a name's words: `deep vein thrombosis` gives DVT."""
+    return "".join(part[0] for part in re.findall(r"[A-Za-z]+", name)).upper()
+
+
+def spelled_out(text: str, meanings: Mapping[str, str]) -> str:
+    """The text with initials written out, except where they stand in brackets."""
+    if not meanings:
+        return text
+    pattern = re.compile(rf"(?<!\()\b({'|'.join(map(re.escape, meanings))})(?:s\b|\b)")
+    return pattern.sub(lambda match: meanings[match.group(1)], text)
 
 
 def stop_share(text: str) -> float:

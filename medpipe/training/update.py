@@ -113,8 +113,7 @@ def update(
     numbers: dict[str, float] = {}
     for role, learner in learners.items():
         turns = [(episode, turn) for episode in episodes for turn in episode.turns if turn.role == role]
-        # The gradient is summed over the whole batch before its one step, so the order is free: like lengths waste no padding.
-        turns.sort(key=lambda pair: len(pair[1].prompt) + len(pair[1].tokens))
+        turns = _in_order(turns)
         cells = [Cell(episode.question.id, episode.sample, role, turn.round) for episode, turn in turns]
         items = _items(learner, [turn for _, turn in turns], cells, goals, raw, settings, ranks)
         found = _update_role(learner, items, settings, exact, ranks)
@@ -131,6 +130,18 @@ def update(
         )  # fmt: skip
     told = {key: value for key, value in numbers.items() if key.startswith(("kl/", "entropy/"))}
     return {**means, **told, "zero_variance": fmean(ranks.gather(zero_variance_share(raw)))}
+
+
+def _in_order(turns: Sequence[tuple[Episode, Turn]]) -> list[tuple[Episode, Turn]]:
+    """The gradient is summed over the whole batch before its one step, so the order is free.
+
+    Samples of one question and round stay together: what their prompts share is computed once. Like lengths then waste no padding.
+    """
+    groups: dict[tuple[str, int], list[tuple[Episode, Turn]]] = {}
+    for episode, turn in turns:
+        groups.setdefault((episode.question.id, turn.round), []).append((episode, turn))
+    longest = sorted(groups.values(), key=lambda group: max(len(turn.prompt) + len(turn.tokens) for _, turn in group))
+    return [pair for group in longest for pair in group]
 
 
 def _items(

@@ -66,9 +66,11 @@ def test_a_batch_says_what_each_prompt_alone_would(team: Policies, prompts: list
 
 
 def test_prompts_that_begin_alike_share_their_beginning_and_say_the_same(team: Policies, prompts: list[list[int]]) -> None:
-    rows = [[*prompts[3], *tail] for tail in ([], [7, 8], [9] * 5)] + [prompts[0], prompts[4], prompts[4], [*prompts[4], 11]]
-    assert [list(family.rows) for family in families(rows)] == [[0, 1, 2], [3], [4, 5, 6]]
-    assert [family.shared for family in families(rows)] == [len(prompts[3]) - 1, len(prompts[0]) - 1, len(prompts[4]) - 1]
+    rows = [[*prompts[3], *tail] for tail in ([], [7, 8], [9] * 5)] + [prompts[2], prompts[4], prompts[4], [*prompts[4], 11]]
+    assert [list(family.rows) for family in families(rows)][0] == [0, 1, 2]
+    assert families(rows)[0].shared == len(prompts[3]) - 1
+    assert [list(family.rows) for family in families(rows[4:])] == [[0, 1, 2]]
+    assert [family.shared for family in families(rows[4:])] == [len(prompts[4]) - 1]
     assert [family.shared for family in families([[1, 2, 3, 4], [1, 2, 9, 4], [5, 6]])] == [2, 1]
     read: list[int] = []
     handle = team.base.get_decoder().register_forward_pre_hook(
@@ -82,6 +84,34 @@ def test_prompts_that_begin_alike_share_their_beginning_and_say_the_same(team: P
         assert alone.tokens == sample.tokens and alone.logps == pytest.approx(sample.logps, abs=1e-4)
 
 
+@pytest.mark.parametrize("adapter", ["planner", "reporter"])
+def test_prompts_that_begin_alike_are_scored_as_branches_with_the_same_numbers_and_gradients(
+    team: Policies, prompts: list[list[int]], adapter: str
+) -> None:
+    rows = [[*prompts[3], *tail] for tail in ([], [7, 8], [9] * 5)] + [prompts[4], prompts[4], prompts[0]]
+    read: list[int] = []
+    decoder = team.base.get_decoder()
+    handle = decoder.register_forward_pre_hook(lambda _, args, kwargs: read.append(kwargs["input_ids"].numel()), with_kwargs=True)
+    found: list[tuple[list[float], list[float], list[int], torch.Tensor]] = []
+    for parts in (range(1), range(6)):  # together, and one by one
+        team.model.zero_grad()
+        with team.use(adapter, train=True):
+            scored = [team.score([rows[n]] if len(parts) > 1 else rows, [COMPLETIONS[n]] if len(parts) > 1 else COMPLETIONS) for n in parts]
+            torch.stack([each.logp_N.sum() for each in scored]).sum().backward()
+        gradient = torch.cat([value.grad.flatten() for value in team.parameters(adapter).values() if value.grad is not None])
+        numbers = [[float(v) for each in scored for v in part(each)] for part in (lambda s: s.logp_N.detach(), lambda s: s.entropy_N)]
+        found.append((numbers[0], numbers[1], [int(n) for each in scored for n in each.row_N], gradient))
+    handle.remove()
+    team.model.zero_grad(set_to_none=True)
+    for value in team.parameters(adapter).values():
+        value.requires_grad_(False)
+    together, alone = found
+    assert together[0] == pytest.approx(alone[0], abs=1e-4) and together[1] == pytest.approx(alone[1], abs=1e-4)
+    assert together[2] == [n for n, completion in enumerate(COMPLETIONS) for _ in completion]
+    assert torch.allclose(together[3], alone[3], atol=1e-3, rtol=1e-3)
+    assert read[0] < 0.8 * sum(map(len, rows)) + sum(map(len, COMPLETIONS))
+
+
 def test_what_has_ended_is_computed_no_more(team: Policies, prompts: list[list[int]]) -> None:
     read: list[int] = []
     decoder = team.base.get_decoder()
@@ -90,7 +120,8 @@ def test_what_has_ended_is_computed_no_more(team: Policies, prompts: list[list[i
     handle.remove()
     lengths = [len(sample.tokens) for sample in samples]
     assert len(set(lengths)) > 1
-    assert read[1:] == [sum(length > step for length in lengths) for step in range(1, max(lengths))]
+    going = [sum(length > step for length in lengths) for step in range(1, max(lengths))]
+    assert read[-len(going) :] == going and len(read) - len(going) == 2  # what all begin with, the rest of the prompts, the messages
 
 
 def test_greedy_takes_the_likeliest_token_of_a_plain_forward(team: Policies, prompts: list[list[int]]) -> None:

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
+from medpipe.rewards.attacks import Case
 from medpipe.roles import sentences
 from medpipe.schema import QAExample
 
 CONDITIONS = Path(__file__).parents[2] / "data" / "synthetic" / "conditions"
 
 
-@dataclass(frozen=True)
-class Case:
-    """A row and an honest answer to it."""
-
-    row: QAExample
-    honest: str
-
-
 def _read(kind: str) -> tuple[Case, ...]:
     rows = yaml.safe_load(Path(__file__).with_name("cases.yaml").read_text(encoding="utf-8"))[kind]
     cases = [(row.pop("honest"), QAExample(source="test", **row)) for row in rows]
-    return tuple(Case(row, f"{honest}\nAnswer: {row.answer}" if row.is_choice else honest) for honest, row in cases)
+    return tuple(
+        Case(row, f"{honest}\nAnswer: {row.answer}", kind="choice") if row.is_choice else Case(row, honest) for honest, row in cases
+    )
 
 
 ORIGINAL = _read("free")

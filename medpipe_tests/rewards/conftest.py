@@ -24,7 +24,7 @@ def similarity() -> Similarity:
 
 @pytest.fixture(scope="session")
 def cases() -> list[Case]:
-    return [*ORIGINAL, *bundled(6)]
+    return [*ORIGINAL, *bundled(16)]
 
 
 @pytest.fixture(scope="session")

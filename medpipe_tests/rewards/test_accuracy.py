@@ -17,12 +17,12 @@ def _accuracy(similarity: Similarity, text: str, reference: str) -> float:
 def test_a_paraphrase_beats_another_topic(similarity: Similarity) -> None:
     for case, other in zip(ORIGINAL, ORIGINAL[1:] + ORIGINAL[:1], strict=True):
         assert _accuracy(similarity, case.row.answer, case.row.answer) == pytest.approx(1.0)
-        assert _accuracy(similarity, case.honest, case.row.answer) > 0.6 > 0.35 > _accuracy(similarity, other.honest, case.row.answer)
+        assert _accuracy(similarity, case.text, case.row.answer) > 0.6 > 0.35 > _accuracy(similarity, other.text, case.row.answer)
 
 
 def test_text_behind_the_encoders_cut_still_counts(similarity: Similarity) -> None:
     case = ORIGINAL[0]
-    long = " and ".join([case.honest.replace(".", "")] * 8)  # one sentence of some 2000 characters
+    long = " and ".join([case.text.replace(".", "")] * 8)  # one sentence of some 2000 characters
     assert all(len(piece) <= PIECE for piece in pieces(long))
     off_topic = long + " and the stock market fell while football fans went home by train in the rain" * 5
     assert _accuracy(similarity, off_topic, case.row.answer) < _accuracy(similarity, long, case.row.answer) - 0.03

@@ -24,13 +24,13 @@ def test_specific_terms_weigh_more_than_common_ones(lexicon: Lexicon) -> None:
 
 def test_relevance_wants_bearing_terms_in_sentences(lexicon: Lexicon) -> None:
     for case, other in zip(ORIGINAL, ORIGINAL[1:] + ORIGINAL[:1], strict=True):
-        honest = relevance(case.honest, case.row, lexicon)
+        honest = relevance(case.text, case.row, lexicon)
         terms = " ".join(" ".join(term) for term in sorted(lexicon.bearing(case.row)))
         assert honest > 0.5
-        assert relevance(other.honest, case.row, lexicon) < honest - 0.2
+        assert relevance(other.text, case.row, lexicon) < honest - 0.2
         assert relevance(terms, case.row, lexicon) < honest - 0.2
-        assert relevance(f"{case.honest} {case.honest}", case.row, lexicon) <= honest + 1e-9
-        assert relevance(case.honest + " Time will tell. It is a nice day. We like tea." * 3, case.row, lexicon) < honest - 0.2
+        assert relevance(f"{case.text} {case.text}", case.row, lexicon) <= honest + 1e-9
+        assert relevance(case.text + " Time will tell. It is a nice day. We like tea." * 3, case.row, lexicon) < honest - 0.2
     assert relevance("", ORIGINAL[0].row, lexicon) == 0.0
 
 

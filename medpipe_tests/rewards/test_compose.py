@@ -44,14 +44,14 @@ def test_other_components_do_not_rescue_a_wrong_or_gated_text() -> None:
 
 def test_a_breakdown_adds_up(score: Score) -> None:
     for case in (*ORIGINAL, *CHOICE):
-        found = score(case, case.honest)
+        found = score(case, case.text)
         weights = normalised(Rewards(), choice=case.row.is_choice)
         assert sum(weights[name] * found.components[name] for name in COMPONENTS) - found.penalty == pytest.approx(found.total)
 
 
 def test_a_batch_scores_like_its_messages_alone(reward: MedicalReward, score: Score) -> None:
-    found = reward.score([message(case, case.honest) for case in ORIGINAL])
-    assert [b.total for b in found] == pytest.approx([score(case, case.honest).total for case in ORIGINAL], abs=1e-3)
+    found = reward.score([message(case, case.text) for case in ORIGINAL])
+    assert [b.total for b in found] == pytest.approx([score(case, case.text).total for case in ORIGINAL], abs=1e-3)
     assert reward.score([]) == []
 
 
@@ -73,11 +73,11 @@ def test_what_a_role_is_taught_to_say_passes_the_gates(role, score: Score) -> No
 def test_a_missing_emergency_advice_is_the_reporters_fault_alone(score: Score) -> None:
     row = ORIGINAL[3].row.model_copy(update={"question": "My leg swelled and I suddenly can't breathe. What is it?"})
     case = Case(row, "Deep vein thrombosis is a clot in a deep vein of the leg.")
-    assert score(case, case.honest, role="reporter").penalty > 0 == score(case, case.honest, role="planner").penalty
+    assert score(case, case.text, role="reporter").penalty > 0 == score(case, case.text, role="planner").penalty
 
 
 WORDS = [
-    *ORIGINAL[0].honest.split(),
+    *ORIGINAL[0].text.split(),
     "not",
     "500",
     "mg",
