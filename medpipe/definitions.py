@@ -28,12 +28,14 @@ ASSETS = [
 ]
 
 DATA = dg.AssetSelection.groups("sources", "corpus", "splits")
-MODELS = dg.AssetSelection.groups("models")
+MODELS = dg.AssetSelection.groups("models", "rewards")
 RESULTS = dg.AssetSelection.groups("evaluation", "release")
 
 JOBS = {
     "ingest": dg.define_asset_job("ingest", DATA, description="Sources to validated splits."),
-    "train": dg.define_asset_job("train", MODELS, description="The base, the four roles and the team, from the splits that stand."),
+    "train": dg.define_asset_job(
+        "train", MODELS, description="The base, the four roles, the audit of the reward and the team, from the splits that stand."
+    ),
     "evaluate": dg.define_asset_job("evaluate", RESULTS, description="Benchmarks, leaderboard and report, on the models that stand."),
     "everything": dg.define_asset_job("everything", dg.AssetSelection.all(), description="The whole graph."),
 }

@@ -57,7 +57,7 @@ def role_asset(role: Role, settings: Settings) -> dg.AssetsDefinition:
 
 
 @dg.asset(
-    key=["rewards", "audit"], group_name="models", kinds={"python"}, owners=OWNERS, dagster_type=HANDED_OVER,
+    key=["rewards", "audit"], group_name="rewards", kinds={"python"}, owners=OWNERS, dagster_type=HANDED_OVER,
     ins={"train": DATA["train"]}, check_specs=check_specs("rewards/audit"),
 )  # fmt: skip
 def audit(context: AssetExecutionContext, launcher: Launcher, train: Ref) -> dg.MaterializeResult:

@@ -66,11 +66,9 @@ def test_a_batch_says_what_each_prompt_alone_would(team: Policies, prompts: list
 
 
 def test_prompts_that_begin_alike_share_their_beginning_and_say_the_same(team: Policies, prompts: list[list[int]]) -> None:
-    rows = [[*prompts[3], *tail] for tail in ([], [7, 8], [9] * 5)] + [prompts[2], prompts[4], prompts[4], [*prompts[4], 11]]
-    assert [list(family.rows) for family in families(rows)][0] == [0, 1, 2]
-    assert families(rows)[0].shared == len(prompts[3]) - 1
-    assert [list(family.rows) for family in families(rows[4:])] == [[0, 1, 2]]
-    assert [family.shared for family in families(rows[4:])] == [len(prompts[4]) - 1]
+    rows = [[*prompts[3], *tail] for tail in ([], [7, 8], [9] * 5)] + [prompts[4], prompts[4], [*prompts[4], 11]]
+    assert [list(family.rows) for family in families(rows)] == [[0, 1, 2], [3, 4, 5]]
+    assert [family.shared for family in families(rows)] == [len(prompts[3]) - 1, len(prompts[4]) - 1]
     assert [family.shared for family in families([[1, 2, 3, 4], [1, 2, 9, 4], [5, 6]])] == [2, 1]
     read: list[int] = []
     handle = team.base.get_decoder().register_forward_pre_hook(

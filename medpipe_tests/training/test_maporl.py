@@ -88,7 +88,9 @@ def test_a_folder_per_role_is_written_without_pickle_or_paths(ran: Run) -> None:
 
 def test_examples_show_the_whole_team_at_work(ran: Run) -> None:
     told = store.read_json(ran[0].out / "examples.json")
-    for episode in told.values():
+    assert [len(told[name]) for name in ("before", "after")] == [2, 2]
+    assert [episode["question"] for episode in told["before"]] == [episode["question"] for episode in told["after"]]
+    for episode in (*told["before"], *told["after"]):
         assert [turn["role"] for turn in episode["turns"][:4]] == list(ROLES)
         assert all(0 <= turn["value"] <= 1 for turn in episode["turns"])
 

@@ -13,7 +13,7 @@ the researcher says in round 0 comes back only through round 1, which it reaches
 - With co-operation signals: the later rounds' mean V stands in the return (gamma = 1), and shaping pays who brings others to the truth.
 - Without: gamma = 0 and no shaping. Every other number is the same.
 
-**The start.** A random Qwen3 model of 0.15 million weights and one untrained LoRA adapter per role. The base is drilled on form
+**The start.** A random Qwen3 model of 0.14 million weights and one untrained LoRA adapter per role. The base is drilled on form
 and reading only: a message is `Answer:` and a letter; in a chat outside the team it is the letter that stands there, in a role's
 prompt it is a letter that a team-mate or the previous round named, or, in three cases of ten, any. No drilled prompt has a fact
 that means anything, so the drill can't teach to tell it, and the team starts at chance.
@@ -56,8 +56,8 @@ TRUST = 0.7
 DRILL, DRILL_BATCH, DRILL_RATE = 360, 32, 3e-3
 READING_FIRST = 60  # steps of the drill before the roles' prompts come in
 RANK = 16
-ITERATIONS, EVERY, MEASURED = 32, 4, 48
-QUESTIONS, SAMPLES = 4, 8
+ITERATIONS, EVERY, MEASURED = 36, 4, 48
+QUESTIONS, SAMPLES = 4, 12
 REWARDS = Rewards(malformed_penalty=0.0)  # whatever the researcher says: also something unusable
 RULES = Team(
     max_rounds_per_episode=2, max_prompt_tokens=160, max_new_tokens=dict.fromkeys(ROLES, 4),
@@ -86,9 +86,14 @@ def question(number: int, answer: str, words: Sequence[str], draw: random.Random
     )  # fmt: skip
 
 
-def episodes_of(questions: Sequence[QAExample], samples: int) -> list[Episode]:
+def questions(count: int, words: Sequence[str], draw: random.Random) -> list[QAExample]:
+    """Several questions; every letter is right equally often."""
+    return [question(n, OPTIONS[n % len(OPTIONS)], words, draw) for n in range(count)]
+
+
+def episodes_of(asked: Sequence[QAExample], samples: int) -> list[Episode]:
     """Every question as often as it is sampled, each with its fact."""
-    return [Private(asked, [asked.answer], n) for asked in questions for n in range(samples)]
+    return [Private(row, [row.answer], n) for row in asked for n in range(samples)]
 
 
 def pay(episodes: Sequence[Episode], round_: int) -> None:
@@ -181,9 +186,9 @@ def _role(tokenizer: Any, draw: random.Random) -> tuple[list[int], str]:
 
 
 def success(policies: Policies, seed: str, count: int = MEASURED) -> float:
-    """Share of fresh questions that the team answers right, greedily; every letter is right equally often."""
+    """Share of fresh questions that the team answers right, greedily."""
     draw = random.Random(f"{seed}/fresh")
-    asked = [question(n, OPTIONS[n % len(OPTIONS)], FRESH_WORDS, draw) for n in range(count)]
+    asked = questions(count, FRESH_WORDS, draw)
     crew = Crew(policies, {role: role for role in ROLES}, RULES, verifier=pay)
     return fmean(episode.final.answer == episode.question.answer for episode in play(crew, episodes_of(asked, 1)))
 
@@ -197,7 +202,7 @@ def co_train(
     curve = [(0, success(policies, f"{seed}/0"))]
     for iteration in range(iterations):
         draw = random.Random(f"{seed}/{iteration}")
-        asked = [question(n, draw.choice(OPTIONS), WORDS, draw) for n in range(settings.questions_per_iteration)]
+        asked = questions(settings.questions_per_iteration, WORDS, draw)
         generator = torch.Generator().manual_seed(draw.getrandbits(62))
         crew = Crew(policies, {role: role for role in ROLES}, RULES, settings.temperature, generator, pay)
         episodes = play(crew, episodes_of(asked, settings.samples_per_question))
@@ -250,8 +255,9 @@ def draw_curves(results: Sequence[dict[str, Any]], path: Path) -> Path:
     axes.axhline(CHANCE, color=plots.GREY, linestyle=":", label=f"chance ({CHANCE})")
     axes.set(xlabel="iterations of co-training", ylabel="success on fresh questions", ylim=(0, 1.03))
     ends = {on: [r["end"] for r in results if r["signals"] is on] for on in (True, False)}
-    told = [f"{name} {min(ends[on]):.2f} to {max(ends[on]):.2f}" for on, name in ((True, "with signals"), (False, "without")) if ends[on]]
-    plots.title(axes, f"A fact that one role sees, at the end: {', '.join(told)}")
+    told = [f"{name} {min(ends[on]):.2f} or more" if on else f"{name} {max(ends[on]):.2f} or less"
+            for on, name in ((True, "with signals"), (False, "without")) if ends[on]]  # fmt: skip
+    plots.title(axes, f"Success at the end: {', '.join(told)}")
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     plots.bare(axes)
     return plots.save(figure, path)
