@@ -180,7 +180,8 @@ def test_dagster_knows_the_outcome_of_every_check(graph: Run, instance: dg.Dagst
     outcomes = [(data.asset_key.to_user_string(), data.passed) for data in (event.asset_check_evaluation_data for event in events if event)]
     failed = {key for key, passed in outcomes if not passed}
     assert {key for key in failed if key.startswith("sources/")} == {"sources/medquad", "sources/medtext", "sources/benchmarks"}
-    only_warn = {"corpus/clean", *(f"models/{role}" for role in ROLES)}  # not decontaminated against what can't be had; a loss that rose
+    # Not decontaminated against what can't be had; a loss that rose; attacks that no gate was tuned on.
+    only_warn = {"corpus/clean", "rewards/audit", *(f"models/{role}" for role in ROLES)}
     assert "corpus/clean" in failed
     assert {key for key in failed if not key.startswith("sources/")} <= only_warn
     checked = ("corpus/clean", "splits/train", "splits/validation", "models/base", "models/maporl_team")
