@@ -61,7 +61,7 @@ WORDS = ("define", "then", "name", "causes", "and", "typical", "signs", "fever",
 
 def make(template: str) -> tuple[Any, Any]:
     """The model and its byte-level tokenizer; the same on every machine of one kind."""
-    tokenizer = _tokenizer(template)
+    tokenizer = tokenizer_of(template)
     torch.manual_seed(0)
     config = Qwen3Config(
         vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
@@ -76,7 +76,8 @@ def make(template: str) -> tuple[Any, Any]:
     return model.eval(), tokenizer
 
 
-def _tokenizer(template: str) -> Any:
+def tokenizer_of(template: str) -> Any:
+    """A byte-level tokenizer of the tiny model's own text, with this chat template."""
     # The letters are repeated so that each " A" becomes one token, as in a real tokenizer.
     text = [*TEXT, *[f" {' '.join(LETTERS)}"] * 99]
     bpe = Tokenizer(models.BPE())

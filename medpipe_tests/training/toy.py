@@ -39,7 +39,7 @@ import torch
 from medpipe.config import Maporl, Rewards, Team
 from medpipe.models.base import CHATML
 from medpipe.models.policy import Policies
-from medpipe.models.tiny import WORDS, _tokenizer
+from medpipe.models.tiny import WORDS, tokenizer_of
 from medpipe.models.tokens import encode, encode_chat, encode_prompt
 from medpipe.roles import Said, verdict_text
 from medpipe.schema import LETTERS, ROLES, QAExample, Role
@@ -122,7 +122,7 @@ def make_team(root: Path, seed: int, drill: int = DRILL) -> Path:
 
     torch.set_num_threads(1)  # matrices too small to share out
     torch.manual_seed(seed)
-    tokenizer = _tokenizer(CHATML)
+    tokenizer = tokenizer_of(CHATML)
     model = AutoModelForCausalLM.from_config(
         Qwen3Config(
             vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
@@ -255,7 +255,7 @@ def draw_curves(results: Sequence[dict[str, Any]], path: Path) -> Path:
     axes.axhline(CHANCE, color=plots.GREY, linestyle=":", label=f"chance ({CHANCE})")
     axes.set(xlabel="iterations of co-training", ylabel="success on fresh questions", ylim=(0, 1.03))
     ends = {on: [r["end"] for r in results if r["signals"] is on] for on in (True, False)}
-    told = [f"{name} {min(ends[on]):.2f} or more" if on else f"{name} {max(ends[on]):.2f} or less"
+    told = [f"{name} at least {min(ends[on]):.2f}" if on else f"{name} at most {max(ends[on]):.2f}"
             for on, name in ((True, "with signals"), (False, "without")) if ends[on]]  # fmt: skip
     plots.title(axes, f"Success at the end: {', '.join(told)}")
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
