@@ -43,7 +43,7 @@ Title: Only a title
 """
 SECRET = "key-of-the-server"
 
-way, log = sys.argv[1], Path(sys.argv[2])
+way, log = (sys.argv[1], Path(sys.argv[2])) if __name__ == "__main__" else ("", Path())
 app = FastMCP("literature", log_level="CRITICAL")
 
 

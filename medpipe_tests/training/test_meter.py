@@ -44,7 +44,7 @@ def policies_of(folder: Path, lora: Lora | None, checkpointing: bool = False) ->
 
 
 def score(policies: Policies, shorter: int = 0) -> Any:
-    prompts = [list(range(5, 5 + PROMPT - shorter * row)) for row in range(ROWS)]
+    prompts = [list(range(5 + row, 5 + row + PROMPT - shorter * row)) for row in range(ROWS)]  # none begins like another
     return policies.score(prompts, [list(range(50, 50 + SAID))] * ROWS).logp_N.sum()
 
 
