@@ -11,6 +11,8 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from medpipe.assets.models import model_assets
+from medpipe.config import load_profile
 from medpipe.definitions import defs
 from medpipe.schema import ROLES
 
@@ -144,6 +146,17 @@ def test_arrows_go_from_sources_to_the_report() -> None:
     assert "models/maporl_team" in parents["evaluation/medqa"]
     assert [key for key in KEYS if "evaluation/medqa" in parents[key]] == ["evaluation/leaderboard"]  # and never a model
     assert "evaluation/leaderboard" in parents["release/report"]
+
+
+def test_a_learned_verifier_stands_in_the_graph_where_the_profile_asks_for_it() -> None:
+    def parents(verifier: str) -> dict[str, list[str]]:
+        assets = model_assets(load_profile("smoke", {"maporl.verifier": verifier}))
+        return {a.key.to_user_string(): sorted(k.to_user_string() for k in a.dependency_keys) for a in assets}
+
+    assert "models/verifier" not in parents("medical")
+    found = parents("learned")
+    assert "models/verifier" in found["models/maporl_team"]
+    assert found["models/verifier"] == sorted(["models/base", "splits/train", "splits/validation", *(f"models/{role}" for role in ROLES)])
 
 
 def test_the_jobs_are_these_and_each_makes_its_part_of_the_graph() -> None:

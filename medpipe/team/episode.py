@@ -25,6 +25,14 @@ class Turn:
     parts: dict[str, float] = field(default_factory=dict)  # the medical reward's components, where it was used
     drawn: tuple[int, int] | None = None  # nanoseconds since 1970: start and end of the batch in which it was drawn
 
+    @property
+    def scored(self) -> float:
+        """V[t,a]; a message that no verifier has seen has none, and nothing stands in for it."""
+        if self.value is None:
+            message = f"the {self.role}'s message of round {self.round}"
+            raise ValueError(f"got no score for {message}, expected V in [0, 1]: run the verifier first")
+        return self.value
+
 
 @dataclass
 class Episode:

@@ -32,7 +32,7 @@ def measure(episodes: Sequence[Episode], goals: Mapping[Cell, float], shaped: Ma
     pairs = [pair for text in words for pair in pairwise(text)]
     choice = [episode for episode in episodes if episode.question.is_choice]
     numbers = {
-        "reward/team": fmean(turn.value or 0.0 for turn in finals),
+        "reward/team": fmean(turn.scored for turn in finals),
         "malformed": fmean(bool(turn.malformed) for turn in turns),
         "mean_length": fmean(len(turn.tokens) for turn in turns),
         "distinct_2": len(set(pairs)) / len(pairs) if pairs else 0.0,
@@ -51,7 +51,7 @@ def measure(episodes: Sequence[Episode], goals: Mapping[Cell, float], shaped: Ma
 def _of_role(role: Role, episodes: Sequence[Episode], choice: Sequence[Episode]) -> dict[str, float]:
     turns = [turn for episode in episodes for turn in episode.turns if turn.role == role]
     numbers = {
-        "value": fmean(turn.value or 0.0 for turn in turns),
+        "value": fmean(turn.scored for turn in turns),
         "length": fmean(len(turn.tokens) for turn in turns),
         "malformed": fmean(bool(turn.malformed) for turn in turns),
     }

@@ -73,7 +73,7 @@ def targets(episodes: Sequence[Episode], settings: Maporl, rewards: Rewards) -> 
     bonuses = shaped(episodes, settings)
     for episode in episodes:
         grid = [[episode.turn(t, role) for role in ROLES] for t in range(episode.rounds)]
-        values = returns([[_value(turn) for turn in row] for row in grid], settings.gamma)
+        values = returns([[turn.scored for turn in row] for row in grid], settings.gamma)
         for t, row in enumerate(grid):
             for a, turn in enumerate(row):
                 penalty = rewards.malformed_penalty if turn.malformed else 0.0
@@ -248,9 +248,3 @@ def _check_on_policy(role: Role, gap: float, exact: bool) -> None:
             expected=f"below {ON_POLICY_TOLERANCE:.0e} before the first step", where=f"models/maporl_team, role {role}",
             do="report this as a bug: sampling and training disagree (temperature, padding, end token or adapter)",
         )  # fmt: skip
-
-
-def _value(turn: Turn) -> float:
-    if turn.value is None:
-        raise ValueError(f"got no score for the {turn.role}'s message of round {turn.round}, expected V in [0, 1]: run the verifier first")
-    return turn.value

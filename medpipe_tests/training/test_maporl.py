@@ -9,8 +9,10 @@ import pytest
 
 from medpipe import store
 from medpipe.job import Job, Outcome
+from medpipe.models.policy import Policies
 from medpipe.schema import ROLES
 from medpipe.training import maporl
+from medpipe.training.learned import LearnedVerifier
 from medpipe_tests.tiny_team import real_job, tiny_settings
 
 PROMISED = {
@@ -93,6 +95,21 @@ def test_examples_show_the_whole_team_at_work(ran: Run) -> None:
     for episode in (*told["before"], *told["after"]):
         assert [turn["role"] for turn in episode["turns"][:4]] == list(ROLES)
         assert all(0 <= turn["value"] <= 1 for turn in episode["turns"])
+
+
+def test_a_learned_verifier_scores_multiple_choice_and_does_not_move(inputs: dict[str, Path], tmp_path: Path) -> None:
+    sizes = {"maporl.verifier": "learned", "maporl.iterations": 1, "maporl.choice_share": 1.0}
+    settings = tiny_settings({"paths.outputs": str(tmp_path / "outputs"), **sizes})
+    judge = tmp_path / "verifier"
+    policies = Policies.load(inputs["models/base"], {"planner": inputs["models/planner"]})
+    LearnedVerifier.fresh(policies, settings).save(judge)  # it has learned nothing: 0.5 for every message that can be read
+    before = store.hash_tree(judge)
+    job = real_job("models/maporl_team", settings, {**inputs, "models/verifier": judge}, tmp_path)
+    outcome = maporl.run(job)
+    assert outcome.metadata["verifier"] == "learned" and store.hash_tree(judge) == before
+    episodes = store.read_json(job.out / "examples.json")["before"]
+    turns = [turn for episode in episodes if episode["question"]["options"] for turn in episode["turns"]]
+    assert turns and all(turn["value"] == (0.0 if turn["malformed"] else 0.5) for turn in turns)
 
 
 def test_the_seed_decides_everything(ran: Run, inputs: dict[str, Path], tmp_path: Path) -> None:
