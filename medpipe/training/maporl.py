@@ -13,6 +13,7 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -29,7 +30,7 @@ from medpipe.models.policy import Policies, weights_hash
 from medpipe.models.spread import Spread, devices_of_roles
 from medpipe.schema import ROLES, CheckResult, QAExample, Role
 from medpipe.team.episode import Episode
-from medpipe.team.workflow import Crew, build, play
+from medpipe.team.workflow import Crew, play
 from medpipe.training.checkpoint import Checkpoints, asked_to_stop, join_optimizer, split_optimizer
 from medpipe.training.measures import measure, tokens_of
 from medpipe.training.ranks import Ranks, current
@@ -249,10 +250,11 @@ def _outcome(job: Job, team: Team, progress: Progress, learning: int, rest_uncha
     store.write_json(job.out / "training_stats.json", {**stats, "moved": distance})
     trained = {role: store.read_json(job.inputs[f"models/{role}"] / "training_stats.json") for role in ROLES}
     store.write_json(job.out / "training_results.json", {"roles": trained, "maporl_team": {**stats, "moved": distance}, "notice": NOTICE})
-    picture = {"workflow": {"markdown": f"```mermaid\n{build(None).get_graph().draw_mermaid()}```"}}
-    plots = {f"plot {n}": plot for n, plot in enumerate(write_team_plots(store.read_jsonl(job.out / "metrics.jsonl"), job.out), 1)}
+    workflow = {"workflow": " → ".join((*ROLES, "judge")) + ", then another round or the end (picture: docs/maporl.md)"}
+    drawn = write_team_plots(store.read_jsonl(job.out / "metrics.jsonl"), job.out)
+    plots = {f"{Path(plot['image']).stem} by iteration": plot for plot in drawn}
     exports = {"training_results.json": job.settings.outputs / "training_results.json"}
-    return Outcome({**stats, **picture, **plots, "moved (L2)": {"table": [distance]}}, checks, exports)
+    return Outcome({**stats, **workflow, **plots, "moved (L2)": {"table": [distance]}}, checks, exports)
 
 
 def _frozen_hash(team: Team) -> str:
