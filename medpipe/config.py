@@ -13,7 +13,7 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, model_validator
@@ -24,6 +24,11 @@ from medpipe.schema import ROLES, Frozen, Role
 PROFILES = Path(__file__).parent / "profiles"
 DEFAULT_PROFILE = "quickstart"
 Share = Field(ge=0.0, le=1.0)
+System = Literal[
+    "base_agent", "sft_agent", "self_consistency", "base_team", "sft_team", "maporl_team",
+    "without_planner", "without_researcher", "without_analyst", "without_reporter", "without_evidence", "one_round",
+]  # fmt: skip
+"""Who can be evaluated: medpipe/evaluation/systems.py."""
 Device = Annotated[str, Field(pattern=r"^(cpu|cuda:\d+)$")]
 
 
@@ -146,8 +151,11 @@ class Maporl(Frozen):
 
 
 class Evaluation(Frozen):
-    """How many questions each benchmark gets, and how sure the intervals are."""
+    """Who answers, how many questions each benchmark gets, and how sure the intervals are."""
 
+    systems: tuple[System, ...] = Field(default=get_args(System), min_length=1)  # who is asked (docs/evaluation.md)
+    scoring: Literal["letter", "text", "generate"] = "letter"  # of options: the likeliest letter or text, or what the message itself names
+    coalitions: NonNegativeInt = 0  # questions that every part of the team answers, for each role's Shapley value
     max_questions: PositiveInt = 500  # per benchmark, chosen by seed
     batch_size: PositiveInt = 16  # episodes at once
     bootstrap: PositiveInt = 2000  # resamples

@@ -78,7 +78,7 @@ TASKS: dict[str, Task] = {
     "benchmark": Task(
         "medpipe.evaluation.evaluate:run",
         ("corpus", "model", "team", "rewards", "evaluation"),
-        ("evaluation/benchmarks.py", "evaluation/statistics.py", "corpus", "rewards", *PEOPLE),
+        ("evaluation", "corpus", "rewards", *PEOPLE),
     ),
     "leaderboard": Task("medpipe.evaluation.leaderboard:run", ("evaluation",), ("evaluation",)),
     "report": Task(

@@ -108,15 +108,15 @@ def test_the_cotrained_team_answers_our_questions_and_everything_is_written_down
 
 @pytest.mark.parametrize(("way", "system"), [("maporl_team", "maporl_team"), ("roles", "sft_team")])
 def test_the_same_words_and_the_same_letters_as_in_the_evaluation(outputs: Outputs, make_job: JobMaker, way: str, system: str) -> None:
-    from medpipe.evaluation import evaluate
+    from medpipe.evaluation import systems
 
     outputs.base().roles(*FOUR).team()
     inputs = {key: outputs.settings.outputs / key for key in ("models/base", *FOUR, "models/maporl_team", "splits/train")}
-    bench = evaluate._Bench(make_job("evaluation/medqa", outputs.settings, inputs), [q.row() for q in CHOICE])
-    expected = evaluate.SYSTEMS[system](bench)
+    bench = systems.Bench(make_job("evaluation/medqa", outputs.settings, inputs), [q.row() for q in CHOICE])
+    expected = systems.SYSTEMS[system](bench, range(len(CHOICE)))
     results = consult.consult(outputs.settings, CHOICE, way)
     found = [(item["final"]["text"], item["final"]["choice"], item["tokens"]) for item in results["questions"]]
-    assert found == [(answered.text, answered.prediction, answered.tokens) for answered in expected]
+    assert found == [(answered.text, answered.decision.prediction, answered.tokens) for answered in expected]
     assert [item["evidence"] for item in results["questions"]] == bench.evidence
 
 

@@ -1,185 +1,174 @@
-"""One benchmark, four systems, the same questions: one agent alone, and the team, before and after MAPoRL.
+"""One benchmark, many systems (medpipe/evaluation/systems.py), the same questions.
 
-Made alone with `dagster asset materialize -m medpipe.definitions --select evaluation/synthetic_heldout`. On multiple choice
-every system answers by the same rule: the option whose letter is likeliest after `Answer:`, given everything it wrote
-before that point. A message whose own text settles on no answer is counted (`n_unparsed`). Free text is generated
-greedily and scored by the accuracy component of the medical reward (semantic similarity behind gates).
-Left out: equal token budgets (tokens are shown instead), ablations, resuming inside a benchmark.
+Made alone with `dagster asset materialize -m medpipe.definitions --select evaluation/synthetic_heldout`. Each batch of answers
+is on disk before the next is begun, so an evaluation that was killed goes on where it stood. Multiple choice is right or wrong; free
+text is scored by the accuracy component of the medical reward (semantic similarity behind gates). A message whose own words settle
+on no answer is counted (`n_unparsed`). Left out: one number over several benchmarks.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
+from itertools import combinations
 from statistics import fmean
 from typing import Any
 
 from medpipe import store
-from medpipe.corpus.biomcp import CACHE, open_evidence
-from medpipe.corpus.evidence import origin_of
 from medpipe.errors import SourceUnreachable
-from medpipe.evaluation import benchmarks
-from medpipe.evaluation.statistics import bootstrap_mean, paired_bootstrap, wilson
+from medpipe.evaluation import benchmarks, items, shapley
+from medpipe.evaluation.calibration import ece, option_probabilities
+from medpipe.evaluation.comparisons import compare
+from medpipe.evaluation.harness import write_layout
+from medpipe.evaluation.labels import COMPARED
+from medpipe.evaluation.statistics import bootstrap_mean, wilson
+from medpipe.evaluation.systems import COALITIONS, SYSTEMS, Answer, Answered, Bench
 from medpipe.job import Job, Outcome
-from medpipe.roles import question_text
-from medpipe.schema import LETTERS, ROLES, QAExample
+from medpipe.schema import ROLES, QAExample
 
-COMPARED = (("sft_team", "base_agent"), ("maporl_team", "sft_team"), ("maporl_team", "base_agent"))
-TRANSCRIPTS = 4
-
-
-@dataclass(frozen=True)
-class Answered:
-    """One system's work on one question."""
-
-    text: str
-    prediction: str
-    parsed: bool
-    tokens: int
-    messages: int
-    transcript: dict[str, Any] | None = None
+FIELDS = ("category", "qtype", "difficulty")
+"""The questions' own fields, by which scores are broken down where a field tells at least two kinds apart."""
+KEPT = 10  # transcripts of a benchmark
+MANY = 40  # kinds, above which a field is no breakdown
+Judge = Callable[[Sequence[QAExample], Sequence[str]], list[float]]
 
 
 def run(job: Job) -> Outcome:
-    """Run every system on the benchmark named by the job; a benchmark that can't be had is reported, never replaced."""
-    name = job.name.partition("/")[2]
+    """Run the systems on the benchmark named by the job; a benchmark that can't be had is reported, never replaced."""
+    name, settings = job.name.partition("/")[2], job.settings.evaluation
     try:
         rows = benchmarks.load(name, job.inputs)
     except SourceUnreachable as error:
         job.report.warn(f"not run: {error}")
         return Outcome(status="unreachable", reason=str(error))
-    questions = benchmarks.choose(rows, job.settings.evaluation.max_questions, job.settings.seed)
+    questions = benchmarks.choose(rows, settings.max_questions, job.settings.seed)
     benchmark = benchmarks.BENCHMARKS[name]
-    job.report.log(f"{benchmark.title}: {len(questions)} of {len(rows)} questions, {len(SYSTEMS)} systems, on {job.device}")
-    bench = _Bench(job, questions)
-    judge = _exact if benchmark.kind == "choice" else _Similar(job)
-    items: list[dict[str, Any]] = []
-    transcripts: list[dict[str, Any]] = []
-    systems: dict[str, dict[str, Any]] = {}
-    for number, (system, answer) in enumerate(SYSTEMS.items()):
-        started = time.monotonic()
-        answers = answer(bench)
-        seconds = time.monotonic() - started
-        scores = judge(questions, [a.text if benchmark.kind == "text" else a.prediction for a in answers])
-        systems[system] = _summary(scores, answers, seconds, benchmark.kind, job)
-        items += [
-            {"id": q.id, "system": system, "score": s, "prediction": a.prediction, "answer": q.answer, "parsed": a.parsed,
-             "tokens": a.tokens, "seconds": round(seconds / len(questions), 3)}
-            for q, a, s in zip(questions, answers, scores, strict=True)
-        ]  # fmt: skip
-        transcripts += [{"system": system, **a.transcript, "score": s} for a, s in zip(answers, scores, strict=True) if a.transcript][
-            :TRANSCRIPTS
-        ]
-        mean, low, high = (systems[system][k] for k in ("mean", "low", "high"))
-        job.report.progress(number + 1, len(SYSTEMS), f"{system}: {benchmark.metric} {mean:.3f} [{low:.3f}, {high:.3f}]")
+    choice = benchmark.kind == "choice"
+    job.report.log(f"{benchmark.title}: {len(questions)} of {len(rows)} questions, {len(settings.systems)} systems, on {job.device}")
+    bench, judge = Bench(job, questions), _exact if choice else _Similar(job)
+    found: dict[str, list[dict[str, Any]]] = {}
+    for number, system in enumerate(settings.systems):
+        found[system] = answer(bench, system, SYSTEMS[system], range(len(questions)), judge)
+        summary = summarise(found[system], questions, choice, job)
+        mean, low, high = (summary[key] for key in ("mean", "low", "high"))
+        job.report.progress(number + 1, len(settings.systems), f"{system}: {benchmark.metric} {mean:.3f} [{low:.3f}, {high:.3f}]")
     chance, note = _chance(questions, judge, benchmark.kind)
-    by_system = {system: [item["score"] for item in items if item["system"] == system] for system in SYSTEMS}
-    differences = []
-    for a, b in COMPARED:
-        mean, low, high = paired_bootstrap(by_system[a], by_system[b], *_resampling(job))
-        differences.append({"a": a, "b": b, "mean": mean, "low": low, "high": high})
+    scores = {system: [row["score"] for row in own] for system, own in found.items()}
+    pairs = [pair for pair in COMPARED if pair[0] in scores and pair[1] in scores]
+    told = compare(scores, pairs, settings.bootstrap, settings.confidence, job.settings.seed, binary=choice)
+    differences = [asdict(one) for one in told]
     summary = {
         "benchmark": name, "title": benchmark.title, "kind": benchmark.kind, "metric": benchmark.metric, "n": len(questions),
         "chance": chance, "chance_note": note,
         "overlap_with_training": benchmarks.overlap(rows, store.read_examples(job.inputs["splits/train"])),
-        "systems": systems, "differences": differences,
+        "systems": {system: summarise(own, questions, choice, job) for system, own in found.items()}, "differences": differences,
+        "by_field": {system: by_field(own, questions, choice, job) for system, own in found.items()},
+        "shapley": values_of_roles(bench, judge, job) if choice else [],
     }  # fmt: skip
     store.write_json(job.out / "summary.json", summary)
-    store.write_jsonl(job.out / "items.jsonl", items)
-    store.write_json(job.out / "transcripts.json", transcripts)
-    table = [{"system": system, **numbers} for system, numbers in systems.items()]
-    return Outcome(metadata={"n": len(questions), "chance": chance, "systems": {"table": table}, "differences": {"table": differences}})
+    items.write([row for own in found.values() for row in own], job.out)
+    store.write_json(job.out / "transcripts.json", chosen(found))
+    write_layout(job, name, questions, found)
+    table = [{"system": system, **numbers} for system, numbers in summary["systems"].items()]
+    metadata = {"n": len(questions), "chance": chance, "systems": {"table": table}, "differences": {"table": differences}}
+    return Outcome(metadata | ({"shapley": {"table": summary["shapley"]}} if summary["shapley"] else {}))
 
 
-class _Bench:
-    """The questions with their evidence, and all systems' weights on one base."""
-
-    def __init__(self, job: Job, questions: Sequence[QAExample]) -> None:
-        from medpipe.models.policy import Policies
-
-        adapters = {f"sft_{role}": job.inputs[f"models/{role}"] for role in ROLES}
-        adapters |= {f"maporl_{role}": job.inputs["models/maporl_team"] / role for role in ROLES}
-        self.job, self.questions = job, list(questions)
-        self.policies = Policies.load(job.inputs["models/base"], adapters, job.device, job.settings.model)
-        team = job.settings.team
-        source = open_evidence(job.inputs["splits/train"] / "evidence", team, job.settings.outputs / CACHE, job.report.warn)
-        found = source.search_many([(question_text(q), None) for q in questions], team.evidence_passages, max_chars=team.evidence_chars)
-        self.evidence = [[passage.text for passage in passages] for passages in found]
-        self.evidence_from = [origin_of(passages) for passages in found]
-        self.batch = job.settings.evaluation.batch_size
-
-
-def _alone(adapter: str | None) -> Callable[[_Bench], list[Answered]]:
-    """One agent that sees the question only; a fine-tuned one speaks as the reporter it was trained to be."""
-
-    def answer(bench: _Bench) -> list[Answered]:
-        from medpipe.models.tokens import encode_prompt
-
-        team, tokenizer = bench.job.settings.team, bench.policies.tokenizer
-        role = "reporter" if adapter else None
-        prompts = [encode_prompt(tokenizer, role, q, (), (), team.max_prompt_tokens) for q in bench.questions]
-        letters = _letters(bench, adapter, prompts, bench.questions)
-        if letters:
-            return [Answered("", letter, True, 0, 0) for letter in letters]
-        answers = []
-        for start in range(0, len(prompts), bench.batch):
-            answers += bench.policies.generate(adapter, prompts[start : start + bench.batch], team.max_new_tokens["reporter"])
-        return [Answered(sample.text, sample.text, True, len(sample.tokens), 1) for sample in answers]
-
-    return answer
+def answer(bench: Bench, name: str, system: Answer, numbers: Sequence[int], judge: Judge) -> list[dict[str, Any]]:
+    """One system's rows on these questions, in their order; what an earlier, interrupted attempt answered is not asked again."""
+    journal = items.Journal(bench.job.scratch / "items" / f"{name}.jsonl")
+    done = {row["id"] for row in journal.rows}
+    # Batches are the same whether or not some were done before: what is sampled depends on them.
+    size = bench.job.settings.evaluation.batch_size
+    for start in range(0, len(numbers), size):
+        part = numbers[start : start + size]
+        asked = [bench.questions[number] for number in part]
+        if all(question.id in done for question in asked):
+            continue
+        began = time.monotonic()
+        answers = system(bench, part)
+        seconds = (time.monotonic() - began) / len(part)
+        given = [a.decision.prediction for a in answers]
+        rows = [_row(name, q, a, s, seconds) for q, a, s in zip(asked, answers, judge(asked, given), strict=True)]
+        journal.add([row for row in rows if row["id"] not in done])
+        bench.job.report.progress(start + len(part), len(numbers), name)
+    journal.close()
+    by_id = {row["id"]: row for row in journal.rows}
+    return [by_id[bench.questions[number].id] for number in numbers]
 
 
-def _team(stage: str) -> Callable[[_Bench], list[Answered]]:
-    """The whole team, greedy, through the same workflow as in training."""
-
-    def answer(bench: _Bench) -> list[Answered]:
-        from medpipe.team.episode import Episode
-        from medpipe.team.workflow import Crew, play
-
-        crew = Crew(
-            bench.policies, {role: f"{stage}_{role}" for role in ROLES}, bench.job.settings.team,
-            on_message=lambda text: bench.job.report.progress(0, 1, f"{stage} team, {text}"),
-        )  # fmt: skip
-        given = zip(bench.questions, bench.evidence, bench.evidence_from, strict=True)
-        episodes = [Episode(q, evidence, evidence_from=origin) for q, evidence, origin in given]
-        for start in range(0, len(episodes), bench.batch):
-            play(crew, episodes[start : start + bench.batch])
-        contexts = [[*e.final.prompt, *_before_answer(bench, e.final.text)] for e in episodes]
-        letters = _letters(bench, f"{stage}_reporter", contexts, bench.questions)
-        return [
-            Answered(
-                e.final.text, letters[n] if letters else e.final.text, not letters or e.final.answer is not None,
-                sum(len(t.tokens) for t in e.turns), len(e.turns), e.transcript(),
-            )
-            for n, e in enumerate(episodes)
-        ]  # fmt: skip
-
-    return answer
+def _row(system: str, question: QAExample, answered: Answered, score: float, seconds: float) -> dict[str, Any]:
+    decided = answered.decision
+    return {
+        "id": question.id, "system": system, "score": score, "prediction": decided.prediction, "answer": question.answer,
+        "parsed": decided.parsed, "tokens": answered.tokens, "messages": answered.messages, "seconds": round(seconds, 3),
+        "prompt_sha256": decided.prompt_sha256, "option_logps": list(decided.option_logps), "rounds": list(answered.rounds),
+        "transcript": answered.transcript,
+    }  # fmt: skip
 
 
-SYSTEMS: dict[str, Callable[[_Bench], list[Answered]]] = {
-    "base_agent": _alone(None),
-    "sft_agent": _alone("sft_reporter"),
-    "sft_team": _team("sft"),
-    "maporl_team": _team("maporl"),
-}
-"""One agent alone (the bare base, the fine-tuned reporter), and the team after fine-tuning and after MAPoRL."""
+def summarise(rows: Sequence[dict[str, Any]], questions: Sequence[QAExample], choice: bool, job: Job) -> dict[str, Any]:
+    """Mean with interval, counts, and on multiple choice the calibration (expected calibration error of the chosen option)."""
+    scores = [row["score"] for row in rows]
+    _, confidence, _ = resampling = _resampling(job)
+    low, high = wilson(round(sum(scores)), len(scores), confidence) if choice else bootstrap_mean(scores, *resampling)
+    counts: dict[str, Any] = {name: sum(row[name] for row in rows) for name in ("messages", "tokens")}
+    counts["seconds"] = round(sum(row["seconds"] for row in rows), 2)
+    sure = [max(option_probabilities(row["option_logps"])) for row in rows if row["option_logps"]]
+    calibration = {"ece": round(ece(sure, scores), 4)} if sure else {}
+    return {"mean": fmean(scores), "low": low, "high": high, "n_unparsed": sum(not row["parsed"] for row in rows), **counts, **calibration}
 
 
-def _letters(bench: _Bench, adapter: str | None, contexts: Sequence[Sequence[int]], questions: Sequence[QAExample]) -> list[str]:
-    """The likeliest option's letter for each question; empty for a free-text benchmark."""
-    if not questions or not questions[0].is_choice:
+def by_field(rows: Sequence[dict[str, Any]], questions: Sequence[QAExample], choice: bool, job: Job) -> dict[str, list[dict[str, Any]]]:
+    """Scores by the benchmark's own fields: for each kind of question how many there are, and their mean with its interval."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for name in FIELDS:
+        groups: dict[str, list[dict[str, Any]]] = {}
+        for question, row in zip(questions, rows, strict=True):
+            groups.setdefault(str(getattr(question, name)), []).append(row)
+        if not 2 <= len(groups) <= MANY:
+            continue
+        found[name] = []
+        for kind, own in sorted(groups.items()):
+            numbers = summarise(own, [], choice, job)
+            found[name].append({"kind": kind, "n": len(own), **{key: numbers[key] for key in ("mean", "low", "high")}})
+    return found
+
+
+def values_of_roles(bench: Bench, judge: Judge, job: Job) -> list[dict[str, Any]]:
+    """Each role's Shapley value in the MAPoRL team: the accuracy that it adds, averaged over all orders of joining.
+
+    All 16 parts of the team answer the first `evaluation.coalitions` questions; nobody at all guesses.
+    """
+    numbers = range(min(job.settings.evaluation.coalitions, len(bench.questions)))
+    if not numbers:
         return []
-    logps = bench.policies.choose(adapter, contexts, [len(q.options) for q in questions], bench.batch)
-    return [LETTERS[max(range(len(row)), key=row.__getitem__)] for row in logps]
+    asked = [bench.questions[number] for number in numbers]
+    scores: dict[frozenset[str], list[float]] = {frozenset(): [1 / len(question.options) for question in asked]}
+    for roles, system in COALITIONS.items():
+        name = "only_" + "_".join(role for role in ROLES if role in roles)
+        scores[frozenset(roles)] = [row["score"] for row in answer(bench, name, system, numbers, judge)]
+    assert len(scores) == sum(1 for count in range(5) for _ in combinations(ROLES, count))
+    found = shapley.shapley_intervals(ROLES, scores, *_resampling(job))
+    return [{"role": role, "value": value, "low": low, "high": high, "n": len(asked)} for role, (value, low, high) in found.items()]
 
 
-def _before_answer(bench: _Bench, text: str) -> list[int]:
-    """Tokens of what a message says before its `Answer:`, which is then asked for."""
-    from medpipe.models.tokens import encode
-
-    return encode(bench.policies.tokenizer, text.split("Answer:")[0].rstrip() + "\n")
+def chosen(found: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Transcripts of the last team that was asked, by rule: questions that the MAPoRL team gained, then lost, against the SFT team, then
+    the best and the worst of the rest in turn; KEPT of them, in the benchmark's order within each group. `why` names the group."""
+    team = "maporl_team" if "maporl_team" in found else "sft_team"
+    if team not in found:
+        return []
+    rows, before = found[team], found.get("sft_team", found[team])
+    change = {row["id"]: row["score"] - old["score"] for row, old in zip(rows, before, strict=True)}
+    gained = [row for row in rows if change[row["id"]] > 0][: KEPT // 3]
+    lost = [row for row in rows if change[row["id"]] < 0][: KEPT // 3]
+    rest = sorted((row for row in rows if row not in gained and row not in lost), key=lambda row: -row["score"])
+    turns = [row for pair in zip(rest, reversed(rest), strict=True) for row in pair][: len(rest)]
+    groups = (("gained by co-training", gained), ("lost by co-training", lost), ("best or worst of the rest", turns))
+    told = [{"system": team, **row["transcript"], "score": row["score"], "why": why} for why, group in groups for row in group]
+    return told[:KEPT]
 
 
 def _exact(questions: Sequence[QAExample], predictions: Sequence[str]) -> list[float]:
@@ -203,20 +192,11 @@ class _Similar:
         return [breakdown.components["accuracy"] for breakdown in self._reward.score(messages)]
 
 
-def _chance(questions: Sequence[QAExample], judge: Callable[..., list[float]], kind: str) -> tuple[float, str]:
+def _chance(questions: Sequence[QAExample], judge: Judge, kind: str) -> tuple[float, str]:
     if kind == "choice":
         return fmean(1 / len(q.options) for q in questions), "one over the number of options"
     other = [q.answer for q in (*questions[1:], *questions[:1])]
     return fmean(judge(questions, other)), "the reference answer of another question, scored by the same rule"
-
-
-def _summary(scores: Sequence[float], answers: Sequence[Answered], seconds: float, kind: str, job: Job) -> dict[str, Any]:
-    _, confidence, _ = _resampling(job)
-    interval = wilson(round(sum(scores)), len(scores), confidence) if kind == "choice" else bootstrap_mean(scores, *_resampling(job))
-    return {
-        "mean": fmean(scores), "low": interval[0], "high": interval[1], "n_unparsed": sum(not a.parsed for a in answers),
-        "messages": sum(a.messages for a in answers), "tokens": sum(a.tokens for a in answers), "seconds": round(seconds, 2),
-    }  # fmt: skip
 
 
 def _resampling(job: Job) -> tuple[int, float, int]:

@@ -13,19 +13,8 @@ from typing import Any
 
 from medpipe import NOTICE, store
 from medpipe.evaluation.benchmarks import BENCHMARKS
-from medpipe.evaluation.statistics import smallest_telling_n
+from medpipe.evaluation.labels import HEADLINE, SYSTEMS
 from medpipe.job import Job, Outcome
-
-SYSTEMS = {
-    "base_agent": "base model, one agent",
-    "sft_agent": "fine-tuned, one agent",
-    "sft_team": "SFT team of four",
-    "maporl_team": "MAPoRL team of four",
-}
-"""System → its name for people, in the order in which they are shown."""
-
-COMPARED = (("maporl_team", "sft_team"), ("sft_team", "base_agent"))
-"""The two differences that get a verdict: what co-training added, and what the fine-tuned team added to the base model."""
 
 SMALL_N = 100  # questions; below, even a fair coin's 95% interval is wider than 19 points
 CAVEAT = "Each interval is over questions, for one trained model: another seed may rank the systems otherwise."
@@ -47,11 +36,9 @@ def run(job: Job) -> Outcome:
             result = summary["systems"][system]
             numbers = {key: result[key] for key in ("mean", "low", "high", "n_unparsed", "messages")}
             board["rows"].append({**about, "system": system, "label": SYSTEMS.get(system, system), **numbers})
-        scores = _scores(job.inputs[f"evaluation/{name}"])
         for difference in summary["differences"]:
-            apart = differing(scores, difference["a"], difference["b"])
-            said = {"differing": apart, "verdict": verdict(difference, apart, job.settings.evaluation.confidence)}
-            board["differences"].append({**{key: about[key] for key in ("benchmark", "title", "n")}, **difference, **said})
+            told = {key: about[key] for key in ("benchmark", "title", "n")}
+            board["differences"].append({**told, **difference, "verdict": verdict(difference)})
     store.write_json(job.out / "leaderboard.json", board)
     table = markdown(board, job.settings.evaluation.confidence)
     store.write_text(job.out / "leaderboard.md", table)
@@ -70,29 +57,17 @@ def run(job: Job) -> Outcome:
     )
 
 
-def verdict(difference: Mapping[str, Any], apart: int, confidence: float) -> str:
-    """What a paired difference a − b shows, in plain words; an interval that includes zero shows nothing.
-
-    Args:
-        difference: with the interval's `low` and `high`.
-        apart: questions on which the two systems scored differently. Where they are few the bootstrap interval is too
-            narrow, so fewer than `smallest_telling_n` show nothing, whatever the interval says.
-    """
-    if difference["low"] <= 0 <= difference["high"]:
-        return "no gain shown"
-    if apart < smallest_telling_n(confidence):
-        return f"no gain shown (the scores differ on {apart} question{'s' * (apart != 1)}: too few to tell)"
-    return "gain shown" if difference["low"] > 0 else "loss shown"
-
-
-def differing(scores: Mapping[tuple[str, str], float], a: str, b: str) -> int:
-    """Number of questions on which systems `a` and `b` scored differently; `scores` maps (system, question id) to a score."""
-    return sum(scores[a, id] != scores[b, id] for system, id in scores if system == a and (b, id) in scores)
+def verdict(difference: Mapping[str, Any]) -> str:
+    """What a paired difference a − b shows, in plain words: an exact test with Holm's correction and the interval must both say so."""
+    if difference["significant"]:
+        return "gain shown" if difference["mean"] > 0 else "loss shown"
+    outside = not difference["low"] <= 0 <= difference["high"]
+    return f"no gain shown (p = {difference['holm_p']:.2g} after Holm's correction)" if outside else "no gain shown"
 
 
 def compared(board: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The differences that the report speaks about, benchmark by benchmark."""
-    return [row for row in board["differences"] if (row["a"], row["b"]) in COMPARED]
+    return [row for row in board["differences"] if (row["a"], row["b"]) in HEADLINE]
 
 
 def headline_of(board: Mapping[str, Any], confidence: float) -> tuple[str, list[str]]:
@@ -182,10 +157,6 @@ def _summary(folder: Path | None) -> tuple[dict[str, Any] | None, str]:
     if manifest.status == "unreachable":
         return None, manifest.reason
     return store.read_json(folder / "summary.json"), ""
-
-
-def _scores(folder: Path) -> dict[tuple[str, str], float]:
-    return {(row["system"], row["id"]): row["score"] for row in store.read_jsonl(folder / "items.jsonl")}
 
 
 def _number(value: float) -> str:

@@ -13,6 +13,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -21,15 +22,17 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from medpipe import NOTICE, store
 from medpipe.errors import MedpipeError
-from medpipe.evaluation import plots, team_plots
+from medpipe.evaluation import items, plots, team_plots
 from medpipe.evaluation.benchmarks import BENCHMARKS
-from medpipe.evaluation.leaderboard import SYSTEMS, compared, headline_of
+from medpipe.evaluation.labels import SYSTEMS
+from medpipe.evaluation.leaderboard import compared, headline_of
 from medpipe.evaluation.transcripts import final_answer, pairs, side
 from medpipe.job import Job, Outcome
 from medpipe.schema import LETTERS, ROLES, Manifest, QAExample
 
 MODELS = ("models/base", *(f"models/{role}" for role in ROLES), "models/maporl_team")
 SPLITS = {"splits/train": "training", "splits/validation": "validation"}
+SHOWN = 10  # transcripts
 FEW = 20  # iterations; below, a rise or fall of a curve is no trend
 BY_ROLE = {
     "value": ("mean value V", 3), "return": ("mean return", 3), "correct": ("right answers", 3), "wrong_to_right": ("wrong → right", 3),
@@ -172,36 +175,37 @@ def _splits(job: Job, funnel: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _transcripts(job: Job) -> list[dict[str, Any]]:
-    """For each benchmark that ran, the first transcript of the MAPoRL team, with the answer that was scored."""
-    found = []
-    for name, benchmark in BENCHMARKS.items():
+    """SHOWN transcripts in all, from the benchmarks that ran in turn; which ones of a benchmark, evaluate.chosen has decided."""
+    queues = []
+    for name in BENCHMARKS:
         folder = job.inputs.get(f"evaluation/{name}", Path())
-        items = store.read_json(folder / "transcripts.json") if (folder / "transcripts.json").is_file() else []
-        item = next((item for item in items if item["system"] == "maporl_team"), None)
-        if item is None:
-            continue
-        asked = QAExample.model_validate(item["question"])
-        named = {letter: f"{letter}) {text}" for letter, text in zip(LETTERS, asked.options, strict=False)}
-        shown: dict[str, Any] = {
-            "title": benchmark.title,
-            "system": SYSTEMS["maporl_team"],
-            "reference": named.get(asked.answer, asked.answer),
-            "key": asked.answer if asked.is_choice else "",
-        }
-        shown["options"] = [{"text": text, "right": letter == asked.answer} for letter, text in named.items()]
-        if asked.is_choice:
-            shown["answered"] = named.get(_scored(folder, asked.id), "(none)")
-            shown["outcome"] = shown["mark"] = "right" if item["score"] >= 1 else "wrong"
-        else:
-            shown |= {"answered": item["final"], "outcome": f"similarity to the reference {item['score']:.2f}", "mark": ""}
-        found.append({**item, **shown})
-    return found
+        if (folder / "transcripts.json").is_file():
+            queues.append([(name, folder, told) for told in store.read_json(folder / "transcripts.json")])
+    in_turn = [told for turn in zip_longest(*queues) for told in turn if told]
+    return [_transcript(*told) for told in in_turn[:SHOWN]]
 
 
-def _scored(folder: Path, id: str) -> str:
+def _transcript(name: str, folder: Path, item: dict[str, Any]) -> dict[str, Any]:
+    asked = QAExample.model_validate(item["question"])
+    named = {letter: f"{letter}) {text}" for letter, text in zip(LETTERS, asked.options, strict=False)}
+    shown: dict[str, Any] = {
+        "title": BENCHMARKS[name].title,
+        "system": SYSTEMS[item["system"]],
+        "reference": named.get(asked.answer, asked.answer),
+        "key": asked.answer if asked.is_choice else "",
+    }
+    shown["options"] = [{"text": text, "right": letter == asked.answer} for letter, text in named.items()]
+    if asked.is_choice:
+        shown["answered"] = named.get(_scored(folder, item["system"], asked.id), "(none)")
+        shown["outcome"] = shown["mark"] = "right" if item["score"] >= 1 else "wrong"
+    else:
+        shown |= {"answered": item["final"], "outcome": f"similarity to the reference {item['score']:.2f}", "mark": ""}
+    return {**item, **shown}
+
+
+def _scored(folder: Path, system: str, id: str) -> str:
     """The letter that counted, which need not be the one that the last message names."""
-    rows = store.read_jsonl(folder / "items.jsonl")
-    return next((row["prediction"] for row in rows if row["system"] == "maporl_team" and row["id"] == id), "")
+    return next((row["prediction"] for row in items.read(folder) if row["system"] == system and row["id"] == id), "")
 
 
 # --- co-training

@@ -69,7 +69,7 @@ def paired_bootstrap(a: Sequence[float], b: Sequence[float], resamples: int, con
     """Mean of a − b over the same questions, and its percentile bootstrap interval: (mean, low, high).
 
     Resampling whole questions keeps each pair together, so that a hard question is hard for both systems. With few
-    questions on which the systems differ the interval is too narrow: see `smallest_telling_n`.
+    questions on which the systems differ the interval is too narrow: medpipe/evaluation/comparisons.py tests exactly.
 
     Raises:
         MedpipeError: `a` and `b` differ in length, or what `bootstrap_mean` raises.
@@ -85,18 +85,6 @@ def paired_bootstrap(a: Sequence[float], b: Sequence[float], resamples: int, con
     differences = first - _checked(b, resamples, confidence, "paired_bootstrap")
     low, high = bootstrap_mean(differences.tolist(), resamples, confidence, seed)
     return float(differences.mean()), low, high
-
-
-def smallest_telling_n(confidence: float) -> int:
-    """Fewest questions that two systems must score differently before any difference can be told: 6 at 95%.
-
-    With the sign of each of n differences left to chance, all fall on one side with probability 2 · 0.5ⁿ, so below this
-    n even a clean sweep is no evidence. Questions on which both score the same have no sign and do not count.
-
-    Source: R. A. Fisher's sign-flip argument, The Design of Experiments (1935), chapter III.
-    """
-    _check_confidence(confidence)
-    return 1 + math.ceil(-math.log2(1 - confidence))
 
 
 def _check_confidence(confidence: float) -> None:

@@ -246,6 +246,26 @@ class Policies:
                 found += [logp_BV[row, last].tolist() for row, (_, last) in enumerate(letters)]
         return found
 
+    @torch.inference_mode()
+    def option_logps(
+        self, adapter: str | None, contexts: Sequence[Sequence[int]], options: Sequence[Sequence[Sequence[int]]], batch: int
+    ) -> list[list[float]]:
+        """Log-probability (nats, summed over its tokens) of each option after its context; a context is computed once for all its options.
+
+        Args:
+            options: for each context its continuations, as token ids.
+            batch: contexts at once.
+        """
+        found: list[list[float]] = []
+        with self.use(adapter):
+            for start in range(0, len(contexts), batch):
+                part = options[start : start + batch]
+                stems = [context for context, each in zip(contexts[start : start + batch], part, strict=True) for _ in each]
+                scored = self.score(stems, [option for each in part for option in each])
+                sums = iter(torch.zeros(len(stems), device=self.device).index_add(0, scored.row_N, scored.logp_N).tolist())
+                found += [[next(sums) for _ in each] for each in part]
+        return found
+
     def _hidden(self, ids_BT: Tensor, mask_BT: Tensor | None, position_BT: Tensor, cache: Any = None, **bounds: Any) -> Tensor:
         return self.base.get_decoder()(
             input_ids=ids_BT, attention_mask=mask_BT, position_ids=position_BT, past_key_values=cache, use_cache=cache is not None, **bounds

@@ -64,8 +64,8 @@ class Episode:
 
     @property
     def final(self) -> Turn:
-        """The reporter's last message: the team's answer."""
-        return self.turn(self.rounds - 1, "reporter")
+        """The last message, the reporter's where there is one: the team's answer."""
+        return self.turns[-1]
 
     def transcript(self, timed: bool = False) -> dict[str, Any]:
         """The episode as plain data, for a person to read.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 from medpipe.config import Team
 from medpipe.models.tokens import encode_prompt
@@ -22,9 +22,9 @@ from medpipe.team.parsing import malformed, parse_answer
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedTokenizerBase
 
-    from medpipe.models.policy import Policies
-    from medpipe.models.spread import Spread
+    from medpipe.models.policy import Sample
 
 Verifier = Callable[[Sequence[Episode], int], None]
 """Scores the turns of one round in place: sets each turn's `value`, V[t,a] in [0, 1]."""
@@ -37,11 +37,30 @@ class State(TypedDict):
     round: int
 
 
+class Speakers(Protocol):
+    """Who draws messages: all roles on one base, each on its own, or one of these with a memory."""
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Of the base."""
+        ...
+
+    def generate(
+        self, adapter: str | None, prompts: Sequence[Sequence[int]], max_new_tokens: int, temperature: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> list[Sample]:  # fmt: skip
+        """One message per prompt, as medpipe.models.policy.Policies does it."""
+        ...
+
+
 @dataclass(frozen=True)
 class Crew:
-    """Who speaks and how: the roles' adapters, the rules of the game, and the sampling."""
+    """Who speaks and how: the roles' adapters, the rules of the game, and the sampling.
 
-    policies: Policies | Spread
+    A role without an entry in `adapters` is absent: nobody speaks in its place, and the last role that is there answers.
+    """
+
+    policies: Speakers
     adapters: Mapping[Role, str | None]
     rules: Team
     temperature: float = 0.0
@@ -74,6 +93,8 @@ def build(crew: Crew | None) -> Any:
 def _speaker(crew: Crew | None, role: Role) -> Callable[[State], dict[str, Any]]:
     def speak(state: State) -> dict[str, Any]:
         assert crew is not None, "a graph without a crew can only be drawn"
+        if role not in crew.adapters:
+            return {"episodes": state["episodes"]}
         playing, round_ = [e for e in state["episodes"] if not e.finished], state["round"]
         prompts = [_prompt(crew, role, episode, round_) for episode in playing]
         budget = crew.rules.max_new_tokens[role]
@@ -95,7 +116,7 @@ def _speaker(crew: Crew | None, role: Role) -> Callable[[State], dict[str, Any]]
 def _prompt(crew: Crew, role: Role, episode: Episode, round_: int) -> list[int]:
     verdict = ""
     if round_:
-        last = episode.turn(round_ - 1, "reporter")
+        last = [turn for turn in episode.turns if turn.round == round_ - 1][-1]  # who speaks last answers
         verdict = verdict_text(last.answer, last.text)
     tokenizer, limit = crew.policies.tokenizer, crew.rules.max_prompt_tokens
     return encode_prompt(tokenizer, role, episode.question, episode.evidence, episode.said(round_), limit, verdict)
@@ -121,10 +142,11 @@ def consensus(episode: Episode, round_: int, rules: Team) -> bool:
     Source: docs/maporl.md, section 1. Free-text answers are never compared: such an episode plays all its rounds.
     """
     camps: dict[str, list[Turn]] = {}
-    for turn in (episode.turn(round_, role) for role in ROLES):
+    spoken = [turn for turn in episode.turns if turn.round == round_]
+    for turn in spoken:
         if turn.answer:
             camps.setdefault(turn.answer, []).append(turn)
-    return any(len(camp) / len(ROLES) >= rules.consensus_share and _scored_well(camp, rules) for camp in camps.values())
+    return any(len(camp) / len(spoken) >= rules.consensus_share and _scored_well(camp, rules) for camp in camps.values())
 
 
 def _scored_well(turns: Sequence[Turn], rules: Team) -> bool:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from medpipe import store
 from medpipe.config import Settings, load_profile
+from medpipe.evaluation import items
 from medpipe.evaluation.benchmarks import BENCHMARKS
-from medpipe.evaluation.leaderboard import SYSTEMS
-from medpipe.evaluation.statistics import paired_bootstrap, wilson
+from medpipe.evaluation.comparisons import compare
+from medpipe.evaluation.statistics import wilson
 from medpipe.job import Job, Outcome
 from medpipe.schema import LETTERS, ROLES, Manifest, QAExample
 from medpipe.team.episode import Episode, Turn
 
+FOUR = ("base_agent", "sft_agent", "sft_team", "maporl_team")
+PAIRS = (("maporl_team", "sft_team"), ("sft_team", "base_agent"), ("maporl_team", "base_agent"))
 EVIL = "<script>alert(1)</script>"
 PARTS = ("accuracy", "relevance", "safety", "collaboration", "evidence", "reasoning")
 BEFORE, AFTER = ("ABAA", "AA-C"), ("ABAB", "BBBB")
@@ -54,7 +58,9 @@ class Run:
         partial = self.root / "partial"
         partial.mkdir()
         for name, content in files.items():
-            if name.endswith(".jsonl"):
+            if name.endswith(".parquet"):
+                items.write(content, partial)
+            elif name.endswith(".jsonl"):
                 store.write_jsonl(partial / name, content)
             else:
                 store.write_json(partial / name, content)
@@ -89,18 +95,26 @@ def question(name: str, n_options: int) -> QAExample:
 def benchmark(run: Run, name: str, n: int = 16, shares: tuple[float, ...] = (0.1, 0.15, 0.2, 0.25), missing: tuple[str, ...] = ()) -> None:
     """A benchmark that ran: real intervals over drawn scores of n questions."""
     about, draw = BENCHMARKS[name], random.Random(name)
-    scores = {s: [float(draw.random() < share) for _ in range(n)] for s, share in zip(SYSTEMS, shares, strict=True) if s not in missing}
+    asked = [s for s in FOUR if s not in missing]
+    scores = {s: [float(draw.random() < share) for _ in range(n)] for s, share in zip(FOUR, shares, strict=True) if s in asked}
     systems = {}
     for system, values in scores.items():
         low, high = wilson(int(sum(values)), n, 0.95)
         systems[system] = {"mean": sum(values) / n, "low": low, "high": high, "n_unparsed": 2, "messages": n, "tokens": 900, "seconds": 3.5}
-    differences = []
-    for a, b in (("maporl_team", "sft_team"), ("sft_team", "base_agent"), ("maporl_team", "base_agent")):
-        if a in scores and b in scores:
-            mean, low, high = paired_bootstrap(scores[a], scores[b], 500, 0.95, 0)
-            differences.append({"a": a, "b": b, "mean": mean, "low": low, "high": high})
-    items = [
-        {"id": f"{name}-{number}", "system": system, "score": score, "prediction": "B" if score else "C"}
+    pairs = [pair for pair in PAIRS if pair[0] in scores and pair[1] in scores]
+    differences = [asdict(row) for row in compare(scores, pairs, 500, 0.95, 0, binary=True)]
+    rest = {
+        "answer": "B",
+        "parsed": True,
+        "tokens": 9,
+        "messages": 1,
+        "seconds": 0.1,
+        "prompt_sha256": "",
+        "option_logps": [],
+        "rounds": [],
+    }
+    rows = [
+        {"id": f"{name}-{number}", "system": system, "score": score, "prediction": "B" if score else "C", **rest}
         for system, values in scores.items()
         for number, score in enumerate(values)
     ]
@@ -109,14 +123,16 @@ def benchmark(run: Run, name: str, n: int = 16, shares: tuple[float, ...] = (0.1
     turns = [_turn(role, number, choice) for number in (0, 1) for role in ROLES]
     told = {"question": asked.model_dump(), "evidence": [f"Passage one {EVIL}.", "Passage two."], "turns": turns, "final": final}
     transcripts = [
-        {"system": system, **told, "score": values[1] if choice else 0.63} for system, values in scores.items() if system.endswith("team")
+        {"system": system, **told, "score": values[1] if choice else 0.63, "why": "gained by co-training"}
+        for system, values in scores.items()
+        if system == "maporl_team"
     ]
     summary = {
         "benchmark": name, "title": about.title, "kind": about.kind, "metric": "accuracy" if choice else "similarity", "n": n,
         "chance": 1 / about.options if choice else 0.18, "overlap_with_training": 0, "systems": systems, "differences": differences,
         "chance_note": "one of the options at random." if choice else "the answer to another question.",
     }  # fmt: skip
-    run.finish(f"evaluation/{name}", {"summary.json": summary, "transcripts.json": transcripts, "items.jsonl": items})
+    run.finish(f"evaluation/{name}", {"summary.json": summary, "transcripts.json": transcripts, "items.parquet": rows})
 
 
 def _turn(role: str, number: int, choice: bool) -> dict[str, Any]:

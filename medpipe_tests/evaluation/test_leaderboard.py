@@ -60,25 +60,17 @@ def test_with_no_benchmark_at_all_it_says_so(run, capsys):
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "apart", "says"),
+    ("mean", "low", "significant", "says"),
     [
-        (-0.1, 0.3, 100, "no gain shown"),
-        (0.0, 0.3, 100, "no gain shown"),
-        (0.01, 0.3, 100, "gain shown"),
-        (-0.3, -0.01, 100, "loss shown"),
-        (-0.3, 0.0, 100, "no gain shown"),
-        (0.06, 0.5, 5, "no gain shown (the scores differ on 5 questions: too few to tell)"),
-        (1.0, 1.0, 1, "no gain shown (the scores differ on 1 question: too few to tell)"),
-        (0.06, 0.5, 6, "gain shown"),
+        (0.1, -0.1, False, "no gain shown"),
+        (0.2, 0.01, True, "gain shown"),
+        (-0.2, -0.3, True, "loss shown"),
+        (0.2, 0.06, False, "no gain shown (p = 0.07 after Holm's correction)"),
     ],
 )
-def test_an_interval_that_includes_zero_or_too_few_differences_show_no_gain(low, high, apart, says):
-    assert leaderboard.verdict({"low": low, "high": high}, apart, 0.95) == says
-
-
-def test_only_questions_that_both_answered_differently_count_as_differing():
-    scores = {("a", "1"): 1.0, ("b", "1"): 0.0, ("a", "2"): 1.0, ("b", "2"): 1.0, ("a", "3"): 1.0, ("c", "3"): 0.0}
-    assert leaderboard.differing(scores, "a", "b") == leaderboard.differing(scores, "b", "a") == 1
+def test_only_a_difference_that_the_exact_test_shows_too_is_called_one(mean, low, significant, says):
+    told = {"mean": mean, "low": low, "high": 0.3 if mean > 0 else -0.1, "holm_p": 0.07, "significant": significant}
+    assert leaderboard.verdict(told) == says
 
 
 def test_a_clear_gain_and_a_clear_loss_are_said(run):

@@ -9,7 +9,7 @@ import pytest
 
 from medpipe import store
 from medpipe.errors import MedpipeError
-from medpipe.evaluation import leaderboard, report
+from medpipe.evaluation import items, leaderboard, report
 from medpipe.evaluation.benchmarks import BENCHMARKS
 from medpipe.job import scoped
 from medpipe.schema import ROLES
@@ -158,8 +158,8 @@ def test_each_benchmark_that_ran_has_one_whole_transcript(run):
     assert "malformed: several answers" in text and "(reference answer)" in text
     assert "round 1" in text and "round 2" in text and "round 0" not in text
     assert "Reference: B) finding B" in text and "similarity to the reference 0.63" in text
-    items = store.read_jsonl(run.inputs["evaluation/medxpertqa"] / "items.jsonl")
-    scored = next(item for item in items if item["system"] == "maporl_team" and item["id"] == "medxpertqa-1")
+    rows = items.read(run.inputs["evaluation/medxpertqa"])
+    scored = next(item for item in rows if item["system"] == "maporl_team" and item["id"] == "medxpertqa-1")
     assert scored["prediction"] == "C"  # although the last message says B: what was scored is shown
     assert "Answer that was scored: C) finding C" in text and "Outcome: wrong" in text
 

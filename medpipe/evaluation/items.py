@@ -1,0 +1,72 @@
+"""The rows of an evaluation: appended as they come, kept over a kill, and at the end one parquet file.
+
+    journal = Journal(folder / "sft_team.jsonl")
+    journal.add([{"id": "medqa-1", ...}])          # on disk when this returns
+    Journal(folder / "sft_team.jsonl").rows        # after a kill: every whole row
+    write(rows, out); read(out)
+
+Left out: what a row means (medpipe/evaluation/evaluate.py).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from medpipe.errors import MedpipeError
+
+ITEMS = "items.parquet"
+COLUMNS = (
+    "id", "system", "score", "prediction", "answer", "parsed", "tokens", "messages", "seconds", "prompt_sha256", "option_logps", "rounds",
+)  # fmt: skip
+"""`seconds` is the item's share of its batch; `option_logps` in nats, empty on free text; `rounds` is JSON: [{role: letter}]."""
+
+
+class Journal:
+    """A file of JSON lines that only grows; `rows` are those that stood whole in it and all that were added."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        raw = path.read_bytes() if path.is_file() else b""
+        whole = raw.rfind(b"\n") + 1  # a kill can leave half a line at the end
+        self.rows: list[dict[str, Any]] = [json.loads(line) for line in raw[:whole].splitlines()]
+        self._file = path.open("r+b" if path.is_file() else "xb")
+        self._file.truncate(whole)
+        self._file.seek(whole)
+
+    def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Append rows; they are on disk when this returns."""
+        self._file.write("".join(json.dumps(row, sort_keys=True) + "\n" for row in rows).encode())
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self.rows += [dict(row) for row in rows]
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()
+
+
+def write(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    """Write all rows' COLUMNS as `items.parquet` into a folder that is being built."""
+    import pandas as pd
+
+    table = pd.DataFrame([{name: json.dumps(row[name]) if name == "rounds" else row[name] for name in COLUMNS} for row in rows])
+    folder.mkdir(parents=True, exist_ok=True)
+    table.to_parquet(folder / ITEMS, index=False)
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a finished evaluation.
+
+    Raises:
+        MedpipeError: the folder has no items.
+    """
+    import pandas as pd
+
+    if not (folder / ITEMS).is_file():
+        raise MedpipeError(got=f"no {ITEMS}", expected="a finished evaluation", where=str(folder), do="materialise the evaluation")
+    rows = pd.read_parquet(folder / ITEMS).to_dict("records")
+    return [{**row, "option_logps": [float(x) for x in row["option_logps"]], "rounds": json.loads(row["rounds"])} for row in rows]
