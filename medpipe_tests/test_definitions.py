@@ -19,10 +19,13 @@ from medpipe.schema import ROLES
 KEYS = [
     "corpus/clean",
     "evaluation/leaderboard",
+    "evaluation/medmcqa",
     "evaluation/medqa",
     "evaluation/medquad_heldout",
     "evaluation/medxpertqa",
+    "evaluation/mmlu_medical",
     "evaluation/pubmedqa",
+    "evaluation/safety",
     "evaluation/synthetic_heldout",
     "models/analyst",
     "models/base",

@@ -15,6 +15,7 @@ import dagster as dg
 import pytest
 
 from medpipe import store
+from medpipe.evaluation.labels import SYSTEMS
 from medpipe.schema import ROLES, Manifest
 from medpipe.tracking import PARENT_TAG
 
@@ -31,8 +32,8 @@ ENVIRONMENT = {
 }
 NARROWER = ("--set", "evaluation.max_questions=3")
 FIELDS = {"id", "question", "answer", "category", "source", "difficulty"}
-RAN = ["evaluation/synthetic_heldout"]
-NOT_RUN = ["evaluation/medqa", "evaluation/medquad_heldout", "evaluation/medxpertqa", "evaluation/pubmedqa"]
+RAN = ["evaluation/safety", "evaluation/synthetic_heldout"]
+NOT_RUN = [f"evaluation/{name}" for name in ("medmcqa", "medqa", "medquad_heldout", "medxpertqa", "mmlu_medical", "pubmedqa")]
 TRACKED = sorted(["models/base", *(f"models/{role}" for role in ROLES), "models/maporl_team", *RAN])
 
 
@@ -75,7 +76,8 @@ def dagster_of(folder: Path) -> dg.DagsterInstance:
 def graph(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Every asset, made in a fresh workspace by Dagster's own command."""
     folder = tmp_path_factory.mktemp("workspace")
-    shutil.copytree(ROOT / "data" / "synthetic", folder / "data" / "synthetic")
+    for name in ("synthetic", "safety"):
+        shutil.copytree(ROOT / "data" / name, folder / "data" / name)
     (folder / "data" / "custom").mkdir()
     for name in ("data/custom/README.md", "dagster.yaml", "workspace.yaml"):
         shutil.copyfile(ROOT / name, folder / name)
@@ -154,8 +156,9 @@ def test_the_report_is_one_page_with_the_notice(graph: Run) -> None:
 
 def test_the_leaderboard_compares_the_systems_and_says_what_did_not_run_and_why(graph: Run) -> None:
     board = graph.read("outputs/evaluation/leaderboard/leaderboard.json")
-    assert {row["benchmark"] for row in board["rows"]} == {"synthetic_heldout"}
-    assert {row["system"] for row in board["rows"]} == {"base_agent", "sft_agent", "sft_team", "maporl_team"}
+    assert {row["benchmark"] for row in board["rows"]} == {key.partition("/")[2] for key in RAN}
+    for name in RAN:
+        assert [row["system"] for row in board["rows"] if name.endswith(row["benchmark"])] == list(SYSTEMS)
     for row in board["rows"]:
         assert row["n"] == 4
         assert 0.0 <= row["low"] <= row["mean"] <= row["high"] <= 1.0

@@ -38,6 +38,25 @@ def choices(paths: Sequence[Path], source: str, count: int) -> Iterator[QAExampl
         yield from (_columns if path.suffix == ".parquet" else _lines)(path, source, count)
 
 
+def safety_items(paths: Sequence[Path], source: str, count: int) -> Iterator[QAExample]:
+    """The project's own safety questions; `answer` is what is expected of an answer, in words (how it is judged:
+    medpipe/evaluation/safety_set.py).
+
+    Raises:
+        MedpipeError: a row is malformed.
+    """
+    for number, line in enumerate(paths[0].read_bytes().split(b"\n"), 1):
+        if not line.strip():
+            continue
+        where = f"{paths[0]}:{number}"
+        row = _json(line, where)
+        try:
+            id, question, expect, category = (str(row[name]) for name in ("id", "question", "expect", "category"))
+        except KeyError as error:
+            raise malformed(where, f"no {error.args[0]}", "id, question, expect and category") from error
+        yield _example(where, id=id, question=question, answer=expect, source=source, category=category, qtype="safety")
+
+
 def _lines(path: Path, source: str, count: int) -> Iterator[QAExample]:
     """Rows in the hub's form, or in the one-line form of MedXpertQA's repository (options inside the question's text)."""
     for number, line in enumerate(path.read_bytes().split(b"\n"), 1):

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 from medpipe import store
 from medpipe.config import Settings
-from medpipe.corpus.benchmark_files import choices, malformed, pubmedqa
+from medpipe.corpus.benchmark_files import choices, malformed, pubmedqa, safety_items
 from medpipe.corpus.download import MIRROR, fetch, find_local, mirror_folder
 from medpipe.corpus.sources import cache, lock_file
 from medpipe.errors import SourceUnreachable
@@ -55,18 +55,22 @@ class Published:
     licence: str
     citation: str
     url: str  # its page, for people
-    options: int  # per question
+    options: int  # per question; 0 for free text
     files: tuple[File, ...]
     parser: Callable[[Sequence[Path], str, int], Iterator[QAExample]]  # files, name, options
     whole: str = ""  # name of one file in JSON lines that stands for all of `files` in a mirror folder
+    bundled: str = ""  # its file below the data folder, where it is the project's own; then there are no `files`
 
     @property
     def mirror_names(self) -> tuple[str, ...]:
-        """Every file name that is looked for in the mirror folder."""
-        return (*filter(None, [self.whole]), *(name for file in self.files for name in file.names))
+        """Every file name that is looked for in the mirror folder; of the project's own, in the data folder."""
+        return (*filter(None, [self.whole, self.bundled]), *(name for file in self.files for name in file.names))
 
     def local(self, settings: Settings) -> list[tuple[File, Path | None]]:
         """Its files, each with the place where it lies now, or None where it has to be downloaded."""
+        if self.bundled:
+            own = settings.data / self.bundled
+            return [(File((self.bundled,), ""), own if own.is_file() else None)]
         mirror = mirror_folder()
         if self.whole and mirror and (mirror / self.whole).is_file():
             return [(File((self.whole,), self.url), mirror / self.whole)]
@@ -88,13 +92,14 @@ def run(job: Job) -> Outcome:
             paths = _obtain(benchmark, job)
         except SourceUnreachable as error:
             # The exact error goes to the log only: a file whose words change from run to run would have all training redone.
-            host = urlsplit(benchmark.files[0].url).netloc
-            reason = f"neither {benchmark.mirror_names[0]} in the folder {MIRROR} nor a download from {host}"
+            reason = _reason(benchmark)
             told = " ".join(str(error).split())
             job.report.warn(f"{benchmark.title} is not asked, and the corpus is not compared with it: got {reason} ({told})")
         else:
             found = parse(benchmark, paths)
             files = {path.name: store.sha256_file(path) for path in paths}
+            if benchmark.bundled:  # how an answer is judged stands in the file beside the question
+                store.write_text(job.out / benchmark.bundled, paths[0].read_text(encoding="utf-8"))
             job.report.log(f"{benchmark.title}: {len(found)} questions")
         status = "unreachable" if reason else "ok"
         contents[name] = {**papers, "status": status, "reason": reason, "questions": len(found), "files": files}
@@ -152,8 +157,23 @@ def stamp(settings: Settings, attempt: str) -> dict[str, str]:
     return parts
 
 
+def _reason(benchmark: Published) -> str:
+    if benchmark.bundled:
+        return f"no {benchmark.bundled} below the data folder"
+    host = urlsplit(benchmark.files[0].url).netloc
+    return f"neither {benchmark.mirror_names[0]} in the folder {MIRROR} nor a download from {host}"
+
+
 def _obtain(benchmark: Published, job: Job) -> list[Path]:
     """Its files, downloaded where they are not here yet."""
+    if benchmark.bundled:
+        ((_, own),) = benchmark.local(job.settings)
+        if own is None:
+            raise SourceUnreachable(
+                got=f"no {benchmark.bundled}", expected="the project's own questions", where=str(job.settings.data),
+                do="copy it from the project's data folder",
+            )  # fmt: skip
+        return [own]
     folder, lock = cache(job.settings), lock_file(job.settings)
     if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
         for file, found in benchmark.local(job.settings):
@@ -225,6 +245,10 @@ PUBLISHED: dict[str, Published] = {
             _MMLU, 4,
             tuple(File((f"mmlu_{name}_test.parquet",), f"{_MMLU}/resolve/main/{name}/test-00000-of-00001.parquet") for name in _SUBJECTS),
             choices, whole="mmlu_medical.jsonl",
+        ),
+        Published(
+            "safety", "Safety set (emergencies, doses, self-harm, myths, unsafe requests, harmless look-alikes)", "Apache-2.0",
+            "this project, data/safety", "data/safety", 0, (), safety_items, bundled="safety/items.jsonl",
         ),
     )
 }  # fmt: skip

@@ -1,11 +1,10 @@
-"""The five benchmarks that are run: what each is, where its questions come from, which of them are asked.
+"""The benchmarks that are run: what each is, where its questions come from, which of them are asked.
 
     from medpipe.evaluation.benchmarks import BENCHMARKS, choose, load
     rows = choose(load("medqa", job.inputs), 500, seed=0)
 
-Three are published (read by medpipe/corpus/benchmarks.py into the asset sources/benchmarks), two are rows of the corpus that no
-split contains. Rows are only ever evaluated on. What this leaves out: scoring, and the published benchmarks that are kept out
-of training without being asked yet (MedMCQA, MMLU).
+Five are published and one is a safety set of the project's own (all read by medpipe/corpus/benchmarks.py into the asset
+sources/benchmarks), two are rows of the corpus that no split contains. Rows are only ever evaluated on. What this leaves out: scoring.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ class Benchmark:
 
     name: str  # second level of its asset key, evaluation/<name>
     title: str
-    kind: Literal["choice", "text"]
+    kind: Literal["choice", "text", "safety"]
     licence: str
     citation: str
     url: str  # its page, for people
@@ -38,20 +37,28 @@ class Benchmark:
     source: str = ""
 
     @property
-    def metric(self) -> Literal["accuracy", "similarity"]:
-        """What a score means: an exact match of the option's letter, or semantic similarity to the reference."""
-        return "accuracy" if self.kind == "choice" else "similarity"
+    def metric(self) -> str:
+        """What a score means: the right option, semantic similarity to the reference, or an answer that passed as safe."""
+        return {"choice": "accuracy", "text": "similarity", "safety": "safe answers"}[self.kind]
+
+    @property
+    def binary(self) -> bool:
+        """Whether a score is 1 or 0."""
+        return self.kind != "text"
 
 
 def _published(name: str) -> Benchmark:
     found = published.PUBLISHED[name]
-    return Benchmark(name, found.title, "choice", found.licence, found.citation, found.url, found.options)
+    return Benchmark(name, found.title, "choice" if found.options else "safety", found.licence, found.citation, found.url, found.options)
 
 
 _ALL = (
     _published("medxpertqa"),
     _published("medqa"),
     _published("pubmedqa"),
+    _published("medmcqa"),
+    _published("mmlu_medical"),
+    _published("safety"),
     Benchmark(
         "medquad_heldout", "MedQuAD, held-out topics (free text)", "text", "CC BY 4.0",
         "Ben Abacha and Demner-Fushman, A Question-Entailment Approach to Question Answering, BMC Bioinformatics 20 (2019) 511",

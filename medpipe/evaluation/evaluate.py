@@ -1,9 +1,9 @@
 """One benchmark, many systems (medpipe/evaluation/systems.py), the same questions.
 
-Made alone with `dagster asset materialize -m medpipe.definitions --select evaluation/synthetic_heldout`. Each batch of answers
-is on disk before the next is begun, so an evaluation that was killed goes on where it stood. Multiple choice is right or wrong; free
-text is scored by the accuracy component of the medical reward (semantic similarity behind gates). A message whose own words settle
-on no answer is counted (`n_unparsed`). Left out: one number over several benchmarks.
+Made alone with `dagster asset materialize -m medpipe.definitions --select evaluation/synthetic_heldout`. Each batch of answers is on
+disk before the next is begun, so an evaluation that was killed goes on where it stood. Multiple choice is right or wrong, an answer to
+the safety set passes its rules or not, other free text is scored by the accuracy component of the medical reward (semantic similarity
+behind gates). A message whose own words settle on no answer is counted (`n_unparsed`). Left out: one number over several benchmarks.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from statistics import fmean
 from typing import Any
 
 from medpipe import store
+from medpipe.corpus.benchmarks import PUBLISHED
 from medpipe.errors import SourceUnreachable
-from medpipe.evaluation import benchmarks, items, shapley
+from medpipe.evaluation import benchmarks, items, safety_set, shapley
 from medpipe.evaluation.calibration import ece, option_probabilities
 from medpipe.evaluation.comparisons import compare
 from medpipe.evaluation.harness import write_layout
@@ -29,6 +30,7 @@ from medpipe.schema import ROLES, QAExample
 
 FIELDS = ("category", "qtype", "difficulty")
 """The questions' own fields, by which scores are broken down where a field tells at least two kinds apart."""
+BLANKETS = ("I cannot help with that. Please see a doctor.", "Please call emergency services or a crisis line right now.")
 KEPT = 10  # transcripts of a benchmark
 MANY = 40  # kinds, above which a field is no breakdown
 Judge = Callable[[Sequence[QAExample], Sequence[str]], list[float]]
@@ -46,24 +48,24 @@ def run(job: Job) -> Outcome:
     benchmark = benchmarks.BENCHMARKS[name]
     choice = benchmark.kind == "choice"
     job.report.log(f"{benchmark.title}: {len(questions)} of {len(rows)} questions, {len(settings.systems)} systems, on {job.device}")
-    bench, judge = Bench(job, questions), _exact if choice else _Similar(job)
+    bench, judge = Bench(job, questions), judge_of(benchmark, job)
     found: dict[str, list[dict[str, Any]]] = {}
     for number, system in enumerate(settings.systems):
         found[system] = answer(bench, system, SYSTEMS[system], range(len(questions)), judge)
-        summary = summarise(found[system], questions, choice, job)
+        summary = summarise(found[system], benchmark.binary, job)
         mean, low, high = (summary[key] for key in ("mean", "low", "high"))
         job.report.progress(number + 1, len(settings.systems), f"{system}: {benchmark.metric} {mean:.3f} [{low:.3f}, {high:.3f}]")
-    chance, note = _chance(questions, judge, benchmark.kind)
+    chance, note = _chance(questions, judge, benchmark)
     scores = {system: [row["score"] for row in own] for system, own in found.items()}
     pairs = [pair for pair in COMPARED if pair[0] in scores and pair[1] in scores]
-    told = compare(scores, pairs, settings.bootstrap, settings.confidence, job.settings.seed, binary=choice)
+    told = compare(scores, pairs, settings.bootstrap, settings.confidence, job.settings.seed, binary=benchmark.binary)
     differences = [asdict(one) for one in told]
     summary = {
         "benchmark": name, "title": benchmark.title, "kind": benchmark.kind, "metric": benchmark.metric, "n": len(questions),
         "chance": chance, "chance_note": note,
         "overlap_with_training": benchmarks.overlap(rows, store.read_examples(job.inputs["splits/train"])),
-        "systems": {system: summarise(own, questions, choice, job) for system, own in found.items()}, "differences": differences,
-        "by_field": {system: by_field(own, questions, choice, job) for system, own in found.items()},
+        "systems": {system: summarise(own, benchmark.binary, job) for system, own in found.items()}, "differences": differences,
+        "by_field": {system: by_field(own, questions, benchmark.binary, job) for system, own in found.items()},
         "shapley": values_of_roles(bench, judge, job) if choice else [],
     }  # fmt: skip
     store.write_json(job.out / "summary.json", summary)
@@ -108,11 +110,11 @@ def _row(system: str, question: QAExample, answered: Answered, score: float, sec
     }  # fmt: skip
 
 
-def summarise(rows: Sequence[dict[str, Any]], questions: Sequence[QAExample], choice: bool, job: Job) -> dict[str, Any]:
+def summarise(rows: Sequence[dict[str, Any]], binary: bool, job: Job) -> dict[str, Any]:
     """Mean with interval, counts, and on multiple choice the calibration (expected calibration error of the chosen option)."""
     scores = [row["score"] for row in rows]
     _, confidence, _ = resampling = _resampling(job)
-    low, high = wilson(round(sum(scores)), len(scores), confidence) if choice else bootstrap_mean(scores, *resampling)
+    low, high = wilson(round(sum(scores)), len(scores), confidence) if binary else bootstrap_mean(scores, *resampling)
     counts: dict[str, Any] = {name: sum(row[name] for row in rows) for name in ("messages", "tokens")}
     counts["seconds"] = round(sum(row["seconds"] for row in rows), 2)
     sure = [max(option_probabilities(row["option_logps"])) for row in rows if row["option_logps"]]
@@ -120,7 +122,7 @@ def summarise(rows: Sequence[dict[str, Any]], questions: Sequence[QAExample], ch
     return {"mean": fmean(scores), "low": low, "high": high, "n_unparsed": sum(not row["parsed"] for row in rows), **counts, **calibration}
 
 
-def by_field(rows: Sequence[dict[str, Any]], questions: Sequence[QAExample], choice: bool, job: Job) -> dict[str, list[dict[str, Any]]]:
+def by_field(rows: Sequence[dict[str, Any]], questions: Sequence[QAExample], binary: bool, job: Job) -> dict[str, list[dict[str, Any]]]:
     """Scores by the benchmark's own fields: for each kind of question how many there are, and their mean with its interval."""
     found: dict[str, list[dict[str, Any]]] = {}
     for name in FIELDS:
@@ -131,7 +133,7 @@ def by_field(rows: Sequence[dict[str, Any]], questions: Sequence[QAExample], cho
             continue
         found[name] = []
         for kind, own in sorted(groups.items()):
-            numbers = summarise(own, [], choice, job)
+            numbers = summarise(own, binary, job)
             found[name].append({"kind": kind, "n": len(own), **{key: numbers[key] for key in ("mean", "low", "high")}})
     return found
 
@@ -192,9 +194,30 @@ class _Similar:
         return [breakdown.components["accuracy"] for breakdown in self._reward.score(messages)]
 
 
-def _chance(questions: Sequence[QAExample], judge: Judge, kind: str) -> tuple[float, str]:
-    if kind == "choice":
+def judge_of(benchmark: benchmarks.Benchmark, job: Job) -> Judge:
+    """What scores a benchmark's answers."""
+    if benchmark.kind == "choice":
+        return _exact
+    return _safe(job) if benchmark.kind == "safety" else _Similar(job)
+
+
+def _safe(job: Job) -> Judge:
+    """1 for an answer that passes the safety set's rules for its question."""
+    file = job.inputs["sources/benchmarks"] / PUBLISHED["safety"].bundled
+    asked = {item.id: item for item in safety_set.load(file.parent)}
+
+    def judge(questions: Sequence[QAExample], texts: Sequence[str]) -> list[float]:
+        return [float(safety_set.grade(asked[q.id], text).passed) for q, text in zip(questions, texts, strict=True)]
+
+    return judge
+
+
+def _chance(questions: Sequence[QAExample], judge: Judge, benchmark: benchmarks.Benchmark) -> tuple[float, str]:
+    if benchmark.kind == "choice":
         return fmean(1 / len(q.options) for q in questions), "one over the number of options"
+    if benchmark.kind == "safety":
+        share, text = max((fmean(judge(questions, [text] * len(questions))), text) for text in BLANKETS)
+        return share, f"one sentence in answer to everything: “{text}”"
     other = [q.answer for q in (*questions[1:], *questions[:1])]
     return fmean(judge(questions, other)), "the reference answer of another question, scored by the same rule"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,8 @@ from medpipe_tests.corpus.hub import CASE, CELLS, EXPERT, HUB_CASE, TEN, Hub, me
 from medpipe_tests.corpus.makers import write_lines
 
 REAL_FILES = os.environ.get(MIRROR, "")  # before a fixture hides it
-NAMES = ["medxpertqa", "medqa", "pubmedqa", "medmcqa", "mmlu_medical"]
+NAMES = ["medxpertqa", "medqa", "pubmedqa", "medmcqa", "mmlu_medical", "safety"]
+SAFETY = Path(__file__).parents[2] / "data" / "safety" / "items.jsonl"
 SUBJECTS = ["anatomy", "clinical_knowledge", "college_biology", "college_medicine", "medical_genetics", "professional_medicine"]
 MEDMCQA_PATH = "/datasets/openlifescienceai/medmcqa/resolve/main/data/validation-00000-of-00001.parquet"
 
@@ -51,11 +53,26 @@ def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def _safety_set(settings: Settings) -> None:
+    """The project's own questions lie in the data folder."""
+    (settings.data / "safety").mkdir(parents=True)
+    shutil.copy(SAFETY, settings.data / "safety")
+
+
+def test_without_the_projects_own_file_only_that_one_is_missing(settings: Settings, make_job: JobMaker, mirror: Path, hub: Hub) -> None:
+    (settings.data / "safety" / "items.jsonl").unlink()
+    job = make_job("sources/benchmarks", settings, sections=())
+    run(job)
+    with pytest.raises(SourceUnreachable, match=r"no safety/items.jsonl below the data folder"):
+        read(job.out, "safety")
+
+
 def about(outcome: Outcome) -> dict[str, dict[str, Any]]:
     return {row["benchmark"]: row for row in outcome.metadata["benchmarks"]["table"]}
 
 
-def test_five_benchmarks_are_known_with_their_papers_and_the_names_of_their_files() -> None:
+def test_six_benchmarks_are_known_with_their_papers_and_the_names_of_their_files() -> None:
     assert list(PUBLISHED) == NAMES
     assert all(name == each.name and each.title and each.licence and each.citation and each.url for name, each in PUBLISHED.items())
     assert {name: each.mirror_names for name, each in PUBLISHED.items()} == {
@@ -64,11 +81,12 @@ def test_five_benchmarks_are_known_with_their_papers_and_the_names_of_their_file
         "pubmedqa": ("ori_pqal.json", "test_ground_truth.json"),
         "medmcqa": ("medmcqa.jsonl", "medmcqa_validation.parquet"),
         "mmlu_medical": ("mmlu_medical.jsonl", *(f"mmlu_{subject}_test.parquet" for subject in SUBJECTS)),
+        "safety": ("safety/items.jsonl",),
     }
     assert MEDMCQA_PATH in PUBLISHED["medmcqa"].files[0].url
 
 
-def test_all_five_are_read_from_the_mirror(
+def test_all_are_read_from_the_mirror_and_the_data_folder(
     settings: Settings, make_job: JobMaker, reporter: Collected, mirror: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody listens: a download would fail
@@ -83,6 +101,7 @@ def test_all_five_are_read_from_the_mirror(
     assert [(row.source, row.id) for row in rows] == [
         ("medxpertqa", "Text-1"), ("medqa", "test-7"), ("medqa", "test-8"), ("pubmedqa", "11"),
         ("medmcqa", "test-7"), ("medmcqa", "test-8"), ("mmlu_medical", "test-7"), ("mmlu_medical", "test-8"),
+        *(("safety", item["id"]) for item in store.read_jsonl(SAFETY)),
     ]  # fmt: skip
     assert [row.origin for row in rows][:4] == [
         "medxpertqa_text_sampled.jsonl:1",
@@ -103,7 +122,8 @@ def test_all_five_are_read_from_the_mirror(
     assert list(contents["pubmedqa"]["files"]) == ["ori_pqal.json", "test_ground_truth.json"]
     assert outcome.status == "ok" and not reporter.warnings
     (check,) = outcome.checks
-    assert (check.name, check.passed, check.values["read"]) == ("reachable", True, 5)
+    assert (check.name, check.passed, check.values["read"]) == ("reachable", True, 6)
+    assert (job.out / "safety" / "items.jsonl").read_bytes() == SAFETY.read_bytes()  # the rules come with the questions
     shown = about(outcome)["MMLU (six medical subjects, four options)"]
     assert shown["licence"] == "MIT" and shown["questions"] == 2 and store.sha256_file(mirror / "mmlu_medical.jsonl") in shown["sha256"]
 
@@ -145,11 +165,12 @@ def test_what_cannot_be_had_is_one_line_and_the_others_go_on(
     write_lines(mirror / "medqa_test.jsonl", {**CASE, "label": "C"})
     job = make_job("sources/benchmarks", settings, sections=())
     outcome = run(job)
-    assert outcome.status == "ok" and outcome.metadata["questions"] == 1 and len(read(job.out, "medqa")) == 1
+    own = len(store.read_jsonl(SAFETY))
+    assert outcome.status == "ok" and outcome.metadata["questions"] == 1 + own and len(read(job.out, "medqa")) == 1
     (check,) = outcome.checks
     assert not check.passed and check.severity == "warn" and "PubMedQA" in check.description and "USMLE" not in check.description
     assert len(reporter.warnings) == 4 and all("\n" not in each and "HTTP status 404" in each for each in reporter.warnings)
-    assert [row["status"] for row in about(outcome).values()] == ["unreachable", "ok", *["unreachable"] * 3]
+    assert [row["status"] for row in about(outcome).values()] == ["unreachable", "ok", *["unreachable"] * 3, "ok"]
     with pytest.raises(SourceUnreachable, match=r"neither medmcqa.jsonl in the folder MEDPIPE_MIRROR nor a download from huggingface.co"):
         read(job.out, "medmcqa")
 
@@ -176,6 +197,7 @@ def test_another_failure_to_reach_the_hub_leaves_the_same_content(
 
 
 def test_none_reachable_is_an_empty_table_and_no_failure(settings: Settings, make_job: JobMaker, hub: Hub) -> None:
+    (settings.data / "safety" / "items.jsonl").unlink()
     job = make_job("sources/benchmarks", settings, sections=())
     outcome = run(job)
     assert outcome.status == "ok" and store.read_examples(job.out) == [] and outcome.checks[0].values["read"] == 0
@@ -202,10 +224,12 @@ def test_every_row_of_the_published_files_parses(
 
 
 def test_stamp_follows_the_mirrors_content_and_asks_again_for_what_is_missing(mirror: Path, settings: Settings) -> None:
-    missing = stamp(settings, "run 1")
+    everything = stamp(settings, "run 1")
+    missing = {key: value for key, value in everything.items() if key != "items.jsonl"}
+    assert everything["items.jsonl"] == store.sha256_file(SAFETY)
     assert len(missing) == 11 and missing["missing medqa_test.jsonl"].startswith("https://huggingface.co")
-    assert stamp(settings, "run 1") == missing
-    assert {key for key, value in stamp(settings, "run 2").items() if value != missing[key]} == set(missing)
+    assert stamp(settings, "run 1") == everything
+    assert {key for key, value in stamp(settings, "run 2").items() if value != everything[key]} == set(missing)
     cache = settings.outputs / "downloads"
     cache.mkdir(parents=True)
     (cache / "medqa_test.jsonl").write_text("{}\n")

@@ -119,7 +119,7 @@ def test_what_was_not_run_stands_with_its_reason(run):
     text = run.page.text
     assert "Source medtext : the hub did not answer" in text and f"{BENCHMARKS['pubmedqa'].title} : no network here" in text
     assert f"{BENCHMARKS['medqa'].title} : it was not materialised in this run" in text
-    assert "3 of 5 benchmarks were not run" in text
+    assert "6 of 8 benchmarks were not run" in text
     assert "Decontamination MedMCQA : the corpus was not compared with it: no such file" in text and "Decontamination MedQA" not in text
 
 
