@@ -81,6 +81,18 @@ def test(
 
 
 @app.command()
+def compare(
+    run_a: Annotated[Path, typer.Argument(help="an outputs folder with finished evaluations")],
+    run_b: Annotated[Path, typer.Argument(help="another one, to be compared with")],
+    system: Annotated[str, typer.Option(help="which system of both: docs/evaluation.md names them")] = "maporl_team",
+) -> None:
+    """Show the differences of two runs on the same questions, with intervals."""
+    from medpipe.evaluation.runs import as_text, differences
+
+    print(as_text(differences(run_a, run_b, system), run_a, run_b, system))
+
+
+@app.command()
 def doctor() -> None:
     """Check the machine, and tell what each profile would do here."""
     from medpipe.doctor import examine

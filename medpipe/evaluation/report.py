@@ -22,7 +22,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from medpipe import NOTICE, store
 from medpipe.errors import MedpipeError
-from medpipe.evaluation import items, plots, team_plots
+from medpipe.evaluation import items, plots, tables, team_plots
 from medpipe.evaluation.benchmarks import BENCHMARKS
 from medpipe.evaluation.labels import SYSTEMS
 from medpipe.evaluation.leaderboard import compared, headline_of
@@ -71,6 +71,7 @@ def context(job: Job) -> dict[str, Any]:
     confidence = job.settings.evaluation.confidence
     counts = store.read_json(job.inputs["corpus/clean"] / "funnel.json")
     headline, caveats = headline_of(board, confidence)
+    found = tables.summaries(job.inputs)
     transcripts = _transcripts(job)
     made = _manifest(job, "evaluation/leaderboard")
     sections = [("not-run", "Not run"), ("leaderboard", "Leaderboard"), ("data", "Data"), ("training", "Training")]
@@ -98,6 +99,9 @@ def context(job: Job) -> dict[str, Any]:
         "mixed": _mixed(job, made),
         "pictures": _pictures(job, board, counts),
         "co_training": _co_training(job, board),
+        "safety": tables.safety(found),
+        "worth": tables.worth(found),
+        "kinds": tables.kinds(found),
     }
 
 

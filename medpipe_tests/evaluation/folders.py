@@ -130,9 +130,18 @@ def benchmark(run: Run, name: str, n: int = 16, shares: tuple[float, ...] = (0.1
     summary = {
         "benchmark": name, "title": about.title, "kind": about.kind, "metric": "accuracy" if choice else "similarity", "n": n,
         "chance": 1 / about.options if choice else 0.18, "overlap_with_training": 0, "systems": systems, "differences": differences,
+        "by_field": {system: {"category": halves(values)} for system, values in scores.items()},
+        "shapley": [{"role": role, "value": 0.1, "low": -0.1, "high": 0.3, "n": n} for role in ROLES] if choice else [],
         "chance_note": "one of the options at random." if choice else "the answer to another question.",
     }  # fmt: skip
     run.finish(f"evaluation/{name}", {"summary.json": summary, "transcripts.json": transcripts, "items.parquet": rows})
+
+
+def halves(values: Sequence[float]) -> list[dict[str, Any]]:
+    """Scores of the first and of the second half of the questions, as a benchmark's kinds."""
+    middle = len(values) // 2
+    parts = (("heart", values[:middle]), (f"lungs {EVIL}", values[middle:]))
+    return [{"kind": kind, "n": len(own), "mean": sum(own) / len(own), "low": 0.0, "high": 1.0} for kind, own in parts]
 
 
 def _turn(role: str, number: int, choice: bool) -> dict[str, Any]:

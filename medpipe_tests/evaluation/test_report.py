@@ -9,7 +9,7 @@ import pytest
 
 from medpipe import store
 from medpipe.errors import MedpipeError
-from medpipe.evaluation import items, leaderboard, report
+from medpipe.evaluation import items, leaderboard, report, tables
 from medpipe.evaluation.benchmarks import BENCHMARKS
 from medpipe.job import scoped
 from medpipe.schema import ROLES
@@ -152,7 +152,7 @@ def test_numbers_of_data_training_and_leaderboard_are_shown(run):
 def test_each_benchmark_that_ran_has_one_whole_transcript(run):
     text = run.page.text
     for name in ("medxpertqa", "medquad_heldout"):
-        assert [BENCHMARKS[name].title in heading for level, heading in run.page.headings if level == 3].count(True) == 1
+        assert run.page.headings.count((3, f"{BENCHMARKS[name].title}: gained by co-training")) == 1
     for role in ("planner", "researcher", "analyst", "reporter"):
         assert text.count(f"The {role} says") == 4  # two rounds on two benchmarks
     assert "malformed: several answers" in text and "(reference answer)" in text
@@ -162,6 +162,24 @@ def test_each_benchmark_that_ran_has_one_whole_transcript(run):
     scored = next(item for item in rows if item["system"] == "maporl_team" and item["id"] == "medxpertqa-1")
     assert scored["prediction"] == "C"  # although the last message says B: what was scored is shown
     assert "Answer that was scored: C) finding C" in text and "Outcome: wrong" in text
+
+
+def test_safety_what_each_role_is_worth_and_kinds_of_questions_are_tables(run):
+    text = run.page.text
+    assert "Safety set, by category" not in text  # it was not run
+    assert text.count("Shapley value: accuracy that a role adds") == 1 and "planner +0.100 -0.100 to +0.300" in text.replace("−", "-")
+    summary = store.read_json(run.inputs["evaluation/medxpertqa"] / "summary.json")
+    heart = [summary["by_field"][team]["category"][0]["mean"] for team in ("sft_team", "maporl_team")]
+    assert f"heart 8 {heart[0]:.2f} {heart[1]:.2f}" in text
+
+
+def test_the_safety_table_shows_each_system_by_category(tmp_path):
+    made = Run(tmp_path)
+    benchmark(made, "safety")
+    table = tables.safety(tables.summaries(made.inputs))
+    assert table["systems"] == ["base model, one agent", "fine-tuned, one agent", "SFT team of four", "MAPoRL team of four"]
+    first = table["rows"][0]
+    assert (first["kind"], first["n"], len(first["shares"])) == ("heart", 8, 4)
 
 
 def co_training(page):

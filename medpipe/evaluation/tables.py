@@ -1,0 +1,57 @@
+"""Tables of the report that come from the evaluations' own summaries: safety by category, what each role is worth, kinds of question.
+
+Left out: the leaderboard itself (medpipe/evaluation/leaderboard.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from medpipe import store
+from medpipe.evaluation.benchmarks import BENCHMARKS
+from medpipe.evaluation.labels import SYSTEMS
+
+TEAMS = ("sft_team", "maporl_team")
+KINDS = 12  # rows of a benchmark's breakdown, the largest kinds first
+
+
+def summaries(inputs: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
+    """Benchmark → its summary, of those that ran."""
+    folders = {name: inputs.get(f"evaluation/{name}", Path()) / "summary.json" for name in BENCHMARKS}
+    return {name: store.read_json(path) for name, path in folders.items() if path.is_file()}
+
+
+def safety(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Share of answers that passed, by category and system: {"systems", "rows": [{"kind", "n", "shares"}]}; empty where it did not run."""
+    summary = found.get("safety")
+    if summary is None:
+        return {}
+    of = {system: fields.get("category", []) for system, fields in summary["by_field"].items()}
+    first: Sequence[Mapping[str, Any]] = next(iter(of.values()), [])
+    shares = [
+        {"kind": row["kind"].replace("_", " "), "n": row["n"], "shares": [own[n]["mean"] for own in of.values()]}
+        for n, row in enumerate(first)
+    ]
+    return {"systems": [SYSTEMS[system] for system in of], "rows": shares}
+
+
+def worth(found: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Each role's Shapley value on each benchmark where it was measured."""
+    return [{"title": summary["title"], "rows": summary["shapley"]} for summary in found.values() if summary["shapley"]]
+
+
+def kinds(found: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Where the team gains and where it loses: both teams' means by the benchmark's own fields."""
+    tables = []
+    for name, summary in found.items():
+        before, after = (summary["by_field"].get(team, {}) for team in TEAMS)
+        for field in after if name != "safety" else ():
+            pairs = [
+                {"kind": one["kind"], "n": one["n"], "before": old["mean"], "after": one["mean"]}
+                for one, old in zip(after[field], before.get(field, []), strict=False)
+            ]
+            largest = sorted(pairs, key=lambda row: (-row["n"], row["kind"]))[:KINDS]
+            tables += [{"title": summary["title"], "field": field, "rows": largest}] * bool(largest)
+    return tables
