@@ -10,8 +10,9 @@ Left out: what changed between the runs (each folder's manifest.json has setting
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from medpipe import NOTICE
@@ -19,7 +20,6 @@ from medpipe.errors import MedpipeError
 from medpipe.evaluation import items
 from medpipe.evaluation.benchmarks import BENCHMARKS
 from medpipe.evaluation.comparisons import compare, holm
-from medpipe.evaluation.statistics import paired_bootstrap
 
 RESAMPLES, CONFIDENCE, SEED = 10_000, 0.95, 0
 
@@ -45,7 +45,7 @@ def differences(run_a: Path, run_b: Path, system: str) -> list[Difference]:
     Raises:
         MedpipeError: no benchmark with this system in both runs, or a question that has two right answers.
     """
-    found = []
+    found: list[Difference] = []
     for name in BENCHMARKS:
         one, other = (_rows(run / "evaluation" / name, system) for run in (run_a, run_b))
         shared = [id for id in one if id in other]
@@ -58,16 +58,15 @@ def differences(run_a: Path, run_b: Path, system: str) -> list[Difference]:
             )  # fmt: skip
         scores = {"a": [one[id]["score"] for id in shared], "b": [other[id]["score"] for id in shared]}
         (told,) = compare(scores, [("a", "b")], RESAMPLES, CONFIDENCE, SEED, binary=BENCHMARKS[name].binary)
-        mean, low, high = paired_bootstrap(scores["a"], scores["b"], RESAMPLES, CONFIDENCE, SEED)
-        means = (sum(scores[run]) / len(shared) for run in "ab")
-        found.append((name, len(shared), len(one.keys() ^ other.keys()), *means, mean, low, high, told.p))
+        alone = len(one.keys() ^ other.keys())
+        found.append(Difference(name, len(shared), alone, fmean(scores["a"]), fmean(scores["b"]), told.mean, told.low, told.high, told.p))
     if not found:
         raise MedpipeError(
             got=f"no benchmark that {system} answered in both", expected="two outputs folders with finished evaluations",
             where=f"{run_a} and {run_b}", do="run the evaluations, or name another system with --system",
         )  # fmt: skip
-    adjusted = holm({row[0]: row[-1] for row in found})
-    return [Difference(*row[:-1], adjusted[row[0]]) for row in found]
+    adjusted = holm({row.benchmark: row.holm_p for row in found})
+    return [replace(row, holm_p=adjusted[row.benchmark]) for row in found]
 
 
 def as_text(rows: Sequence[Difference], run_a: Path, run_b: Path, system: str) -> str:
