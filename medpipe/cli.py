@@ -93,6 +93,19 @@ def compare(
 
 
 @app.command()
+def rollback(
+    profile: ProfileOption = DEFAULT_PROFILE,
+    overrides: SetOption = [],  # noqa: B006
+) -> None:
+    """Make the version champion again that was champion before (MLflow's registry); the one taken back is not promoted again by itself."""
+    from medpipe.registry import NAME
+    from medpipe.registry import rollback as take_back
+
+    gone, back = take_back(load_profile(profile, dict(parse_override(text) for text in overrides)))
+    print(f"{NAME}: version {gone.number} was taken back, version {back.number} is champion again")
+
+
+@app.command()
 def doctor() -> None:
     """Check the machine, and tell what each profile would do here."""
     from medpipe.doctor import examine

@@ -29,6 +29,10 @@ System = Literal[
     "without_planner", "without_researcher", "without_analyst", "without_reporter", "without_evidence", "one_round",
 ]  # fmt: skip
 """Who can be evaluated: medpipe/evaluation/systems.py."""
+BenchmarkName = Literal[
+    "medxpertqa", "medqa", "pubmedqa", "medmcqa", "mmlu_medical", "safety", "medquad_heldout", "synthetic_heldout"
+]  # fmt: skip
+"""Keys of medpipe/evaluation/benchmarks.py."""
 Device = Annotated[str, Field(pattern=r"^(cpu|cuda:\d+)$")]
 
 
@@ -162,6 +166,15 @@ class Evaluation(Frozen):
     confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
 
 
+class Release(Frozen):
+    """When the co-trained team becomes the champion (medpipe/evaluation/champion.py); fixed before scores are seen."""
+
+    margin: float = Field(default=0.05, gt=0.0, lt=1.0)  # the largest loss on a benchmark that would not matter, in its scores' unit
+    primary: BenchmarkName = "medxpertqa"  # where the team must be better, not only no worse
+    confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
+    min_questions: PositiveInt = 60  # that both teams answered, on every benchmark; equal answers show a margin of 0.05 from 52 on
+
+
 class Hardware(Frozen):
     """Which role works where. `cuda:n` is taken modulo the number of GPUs; without a GPU every role runs on the CPU."""
 
@@ -192,6 +205,7 @@ class Settings(Frozen):
     rewards: Rewards = Rewards()
     maporl: Maporl = Maporl()
     evaluation: Evaluation = Evaluation()
+    release: Release = Release()
     hardware: Hardware = Hardware()
     tracking: Tracking = Tracking()
 

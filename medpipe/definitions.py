@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dagster as dg
 
-from medpipe.assets import automation, corpus, evaluation, models
+from medpipe.assets import automation, corpus, evaluation, models, release
 from medpipe.assets.console import console
 from medpipe.resources import Launcher, Profile, RefStore
 
@@ -25,6 +25,7 @@ ASSETS = [
     *models.model_assets(settings),
     evaluation.evaluation_assets(settings),
     evaluation.report,
+    release.champion,
 ]
 
 DATA = dg.AssetSelection.groups("sources", "corpus", "splits")

@@ -81,6 +81,11 @@ TASKS: dict[str, Task] = {
         ("evaluation", "corpus", "rewards", *PEOPLE),
     ),
     "leaderboard": Task("medpipe.evaluation.leaderboard:run", ("evaluation",), ("evaluation",)),
+    "champion": Task(
+        "medpipe.evaluation.champion:run",
+        ("model", "team", "evaluation", "release", "tracking"),
+        ("evaluation", "corpus", "questions.py", "registry.py", "tracking.py", *PEOPLE),
+    ),
     "report": Task(
         "medpipe.evaluation.report:run",
         ("corpus", "model", "training", "team", "rewards", "maporl", "evaluation", "hardware"),

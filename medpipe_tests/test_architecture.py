@@ -21,6 +21,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (  # from the ground up; a room is a modul
     ("job",),
     ("tasks", "tracking", "corpus", "models", "rewards", "evaluation/plots"),
     ("launch", "team", "lengths", "evaluation/team_plots"),
+    ("registry",),
     ("training", "evaluation", "consult"),
     ("assets/present", "assets/console"),
     ("resources",),
@@ -34,7 +35,7 @@ FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
 VENDORS = {  # import → where it may stand
     "dagster": ("assets", "resources", "definitions", "runner"),
     "dagster_pipes": ("launch/worker",),
-    "mlflow": ("tracking",),
+    "mlflow": ("tracking", "registry"),
     "mcp": ("corpus/biomcp",),
     "great_expectations": ("corpus/expectations",),
     "langgraph": ("team",),

@@ -33,6 +33,7 @@ KEYS = [
     "models/planner",
     "models/reporter",
     "models/researcher",
+    "release/champion",
     "release/report",
     "rewards/audit",
     "sources/benchmarks",
