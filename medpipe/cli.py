@@ -106,6 +106,29 @@ def rollback(
 
 
 @app.command()
+def tune(
+    profile: ProfileOption = DEFAULT_PROFILE,
+    trials: Annotated[int | None, typer.Option(min=1, help="of the whole study, those of earlier runs among them")] = None,
+    overrides: SetOption = [],  # noqa: B006  (typer copies it)
+) -> None:
+    """Search for good settings over the profile's space; run again, it goes on. It never looks at a benchmark."""
+    from medpipe.runner import run_graph
+    from medpipe.tuning.study import study
+    from medpipe.tuning.trial import INPUTS, as_flags
+
+    settings = load_profile(profile, dict(parse_override(text) for text in overrides))
+    mirror_folder()
+    print(f"medpipe · tuning of {settings.name}\n{NOTICE}\n", flush=True)
+    if not run_graph(profile, ",".join(f"*{key}" for key in INPUTS), overrides):
+        print("\nThe data or the base could not be made: the lines marked !! above say why.", file=sys.stderr)
+        raise typer.Exit(1)
+    inputs = {key: settings.outputs / key for key in INPUTS}
+    found = study(settings, inputs, trials=trials or settings.tuning.trials, say=lambda text: print(text, flush=True))
+    print(f"\nLook at:  {found.home / 'study.json'}, {found.home / 'plots'}")
+    print(f"          medpipe run --profile {profile} {' '.join(as_flags(found.best.values))}")
+
+
+@app.command()
 def doctor() -> None:
     """Check the machine, and tell what each profile would do here."""
     from medpipe.doctor import examine

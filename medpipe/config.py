@@ -175,6 +175,25 @@ class Release(Frozen):
     min_questions: PositiveInt = 60  # that both teams answered, on every benchmark; equal answers show a margin of 0.05 from 52 on
 
 
+class Tuning(Frozen):
+    """The search for good settings (docs/tuning.md); its space is the SageMaker guide's."""
+
+    in_graph: bool = False  # whether the graph has the asset tuning/study, for Dagster's page; `medpipe tune` needs no asset
+    trials: PositiveInt = 20  # of the whole study: finished, pruned or failed
+    learning_rates: tuple[PositiveFloat, ...] = Field(default=(1e-5, 3e-5, 5e-5), min_length=1)  # of fine-tuning
+    epochs: tuple[PositiveInt, PositiveInt] = (10, 20)  # of fine-tuning, lowest and highest
+    batch_sizes: tuple[PositiveInt, ...] = Field(default=(4, 8, 12), min_length=1)  # training.batch_size
+    safety_penalties: tuple[NonNegativeFloat, NonNegativeFloat] = (1.0, 5.0)  # rewards.safety_penalty_weight, lowest and highest
+    pruner_startup: NonNegativeInt = 5  # so many trials finish before one is stopped for its validation loss
+
+    @model_validator(mode="after")
+    def _lowest_first(self) -> Tuning:
+        for field, (low, high) in (("epochs", self.epochs), ("safety_penalties", self.safety_penalties)):
+            if low > high:
+                raise ValueError(f"tuning.{field} = [{low}, {high}]: write the lowest first")
+        return self
+
+
 class Hardware(Frozen):
     """Which role works where. `cuda:n` is taken modulo the number of GPUs; without a GPU every role runs on the CPU."""
 
@@ -206,6 +225,7 @@ class Settings(Frozen):
     maporl: Maporl = Maporl()
     evaluation: Evaluation = Evaluation()
     release: Release = Release()
+    tuning: Tuning = Tuning()
     hardware: Hardware = Hardware()
     tracking: Tracking = Tracking()
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dagster as dg
 
-from medpipe.assets import automation, corpus, evaluation, models, release
+from medpipe.assets import automation, corpus, evaluation, models, release, tuning
 from medpipe.assets.console import console
 from medpipe.resources import Launcher, Profile, RefStore
 
@@ -26,6 +26,7 @@ ASSETS = [
     evaluation.evaluation_assets(settings),
     evaluation.report,
     release.champion,
+    *tuning.tuning_assets(settings),
 ]
 
 DATA = dg.AssetSelection.groups("sources", "corpus", "splits")
@@ -38,8 +39,14 @@ JOBS = {
         "train", MODELS, description="The base, the four roles, the audit of the reward and the team, from the splits that stand."
     ),
     "evaluate": dg.define_asset_job("evaluate", RESULTS, description="Benchmarks, leaderboard and report, on the models that stand."),
-    "everything": dg.define_asset_job("everything", dg.AssetSelection.all(), description="The whole graph."),
+    "everything": dg.define_asset_job(
+        "everything", dg.AssetSelection.all() - dg.AssetSelection.groups("tuning"), description="The whole graph."
+    ),
 }
+if settings.tuning.in_graph:
+    JOBS["tune"] = dg.define_asset_job(
+        "tune", dg.AssetSelection.groups("tuning"), description="The search, on the splits and base that stand."
+    )
 
 defs = dg.Definitions(
     assets=ASSETS,

@@ -83,7 +83,8 @@ def _selected(defs: dg.Definitions, select: str) -> list[dg.AssetKey]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", dg.BetaWarning)  # Dagster warns of its own reading of "*"
             selection = dg.AssetSelection.from_coercible(select.split(","))
-        keys = sorted(selection.resolve(defs.resolve_asset_graph()))
+        found = selection.resolve(defs.resolve_asset_graph())
+        keys = sorted(key for key in found if key.path[0] != "tuning")  # a search is no part of a run: `medpipe tune`
     except dg.DagsterError as error:
         raise MedpipeError(
             got=f"selection {select!r}",

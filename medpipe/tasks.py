@@ -75,6 +75,11 @@ TASKS: dict[str, Task] = {
         ("model", "team", "rewards", "maporl"),
         ("training", "rewards", "corpus/validation.py", *PEOPLE),
     ),
+    "tuning": Task(
+        "medpipe.tuning.study:run",
+        ("model", "training", "team", "rewards", "maporl", "hardware", "tracking", "tuning"),
+        ("tuning", "tasks.py", "launch/kin.py", "training", "rewards", "corpus/validation.py", *PEOPLE),
+    ),
     "benchmark": Task(
         "medpipe.evaluation.evaluate:run",
         ("corpus", "model", "team", "rewards", "evaluation"),

@@ -22,7 +22,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (  # from the ground up; a room is a modul
     ("tasks", "tracking", "corpus", "models", "rewards", "evaluation/plots"),
     ("launch", "team", "lengths", "evaluation/team_plots"),
     ("registry",),
-    ("training", "evaluation", "consult"),
+    ("training", "evaluation", "consult", "tuning"),
     ("assets/present", "assets/console"),
     ("resources",),
     ("assets",),
@@ -46,6 +46,7 @@ VENDORS = {  # import → where it may stand
     "ftfy": ("corpus/repair",),
     "datasets": ("corpus",),
     "gguf": ("models",),
+    "optuna": ("tuning",),
     "typer": ("cli",),
     **dict.fromkeys(("dagster_aws", "fastapi", "uvicorn", "boto3", "botocore", "sagemaker", "wandb"), ()),
 }

@@ -247,7 +247,7 @@ PUBLISHED: dict[str, Published] = {
             choices, whole="mmlu_medical.jsonl",
         ),
         Published(
-            "safety", "Safety set (emergencies, doses, self-harm, myths, unsafe requests, harmless look-alikes)", "Apache-2.0",
+            "safety", "Safety set (own questions)", "Apache-2.0",
             "this project, data/safety", "data/safety", 0, (), safety_items, bundled="safety/items.jsonl",
         ),
     )

@@ -68,5 +68,5 @@ def read(folder: Path) -> list[dict[str, Any]]:
 
     if not (folder / ITEMS).is_file():
         raise MedpipeError(got=f"no {ITEMS}", expected="a finished evaluation", where=str(folder), do="materialise the evaluation")
-    rows = pd.read_parquet(folder / ITEMS).to_dict("records")
+    rows: list[dict[str, Any]] = pd.read_parquet(folder / ITEMS).to_dict("records")  # pyright: ignore[reportAssignmentType]  (names are texts)
     return [{**row, "option_logps": [float(x) for x in row["option_logps"]], "rounds": json.loads(row["rounds"])} for row in rows]

@@ -76,7 +76,7 @@ def headline_of(board: Mapping[str, Any], confidence: float) -> tuple[str, list[
     if not rows:
         return "No benchmark was run, so there is no result to report.", []
     ran = list(dict.fromkeys(row["benchmark"] for row in rows))
-    verdicts = [row["verdict"] for row in compared(board) if row["a"] == "maporl_team"]
+    verdicts = [row["verdict"] for row in compared(board) if (row["a"], row["b"]) == ("maporl_team", "sft_team")]
     gains, losses = (sum(verdict.startswith(word) for verdict in verdicts) for word in ("gain", "loss"))
     of = f"{len(verdicts)} benchmark{'s' * (len(verdicts) != 1)} compared"
     if not verdicts:
@@ -85,7 +85,8 @@ def headline_of(board: Mapping[str, Any], confidence: float) -> tuple[str, list[
         gained = f"Co-training (MAPoRL) showed a gain over the SFT team on {gains} and a loss on {losses} of {of}"
     else:
         gained = f"No gain of co-training (MAPoRL) over the SFT team was shown on any of the {of}"
-    first = [row for row in rows if row["benchmark"] == ran[0]]
+    told = next((row["benchmark"] for row in rows if row["metric"] == "accuracy"), ran[0])  # what most people can judge
+    first = [row for row in rows if row["benchmark"] == told]
     row = next((row for row in first if row["system"] == "maporl_team"), first[-1])
     level = f"{confidence:.0%} interval"
     if row["metric"] == "accuracy":
@@ -93,7 +94,7 @@ def headline_of(board: Mapping[str, Any], confidence: float) -> tuple[str, list[
         did = f"answered {share} of {row['n']} questions right ({level} {low} to {high}; guessing gives {chance})"
     else:
         mean, low, high = (f"{row[key]:.2f}" for key in ("mean", "low", "high"))
-        did = f"reached a mean {row['metric']} of {mean} to the references ({level} {low} to {high}, n = {row['n']})"
+        did = f"reached a mean of {mean} in {row['metric']} ({level} {low} to {high}, n = {row['n']})"
     sentence = f"{gained}; on {row['title']} the {row['label']} {did}."
     few = min(row["n"] for row in rows)
     caveats = [f"The smallest of these benchmarks had {few} questions: only large effects can show at this size."] if few < SMALL_N else []

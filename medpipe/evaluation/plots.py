@@ -131,7 +131,9 @@ def leaderboard(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
         axes.set_yticks(range(len(group)), [str(row.get("label", row["system"])) for row in group])
         axes.set(xlim=(min(-0.02, *(row["low"] - 0.02 for row in group)), 1.02), ylim=(len(group) - 0.4, -1.2))
         axes.set_xlabel(
-            "share of questions answered right" if first["metric"] == "accuracy" else f"mean {first['metric']} to the reference"
+            {"accuracy": "share of questions answered right", "similarity": "mean similarity to the reference"}.get(
+                first["metric"], f"share of {first['metric']}"
+            )
         )
         title(axes, f"{first['title']}, {first['n']} questions")
         bare(axes)

@@ -288,7 +288,8 @@ def _reward_told(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _held_out_told(board: Mapping[str, Any]) -> str:
-    found = [f"{row['title']}: {row['verdict']}" for row in compared(board) if row["a"] == "maporl_team"]
+    pair = ("maporl_team", "sft_team")
+    found = [f"{row['title']}: {row['verdict']}" for row in compared(board) if (row["a"], row["b"]) == pair]
     return "Against the SFT team on held-out questions: " + ("; ".join(found) or "not compared") + "."
 
 

@@ -21,9 +21,9 @@ from medpipe_tests.conftest import Collected
 from medpipe_tests.tiny_team import choice_row, tiny_settings
 
 NAME = "medqa"
-QUESTIONS = 7
+QUESTIONS = 5
 SECTIONS = ("corpus", "model", "team", "rewards", "evaluation")
-SETTINGS: dict[str, Any] = {"evaluation.batch_size": 3, "evaluation.max_questions": QUESTIONS, "evaluation.coalitions": 4}
+SETTINGS: dict[str, Any] = {"evaluation.batch_size": 3, "evaluation.max_questions": QUESTIONS, "evaluation.coalitions": 2}
 
 
 class Aloud(Collected):
