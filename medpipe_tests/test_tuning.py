@@ -6,7 +6,6 @@ import fcntl
 import json
 import os
 import select
-import shutil
 import signal
 import subprocess
 import sys
@@ -309,34 +308,3 @@ def test_nothing_is_read_of_an_evaluation(lab: Lab) -> None:
 
 def test_a_small_learning_rate_reaches_the_command_as_a_number() -> None:
     assert parse_override(as_flags({RATE: 3e-5})[1]) == (RATE, 3e-5)
-
-
-@pytest.mark.slow
-def test_one_real_trial_of_the_smoke_profile(
-    tmp_path: Path, tiny_base: Path, tiny_splits: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By the project's own command, on the bundled corpus and the tiny model: fine-tuning, the audit, co-training."""
-    shutil.copyfile(ROOT / "dagster.yaml", tmp_path / "dagster.yaml")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    small = {
-        "tuning.epochs": [1, 1],
-        "training.max_examples": 8,
-        "maporl.iterations": 1,
-        "rewards.audit_answers": 1,
-        "tracking.kind": "none",
-    }
-    inputs = {key: tmp_path / "outputs" / key for key in INPUTS}
-    for key, made in {**tiny_splits, "models/base": tiny_base}.items():
-        shutil.copytree(made, inputs[key])
-        finish(inputs[key], key)
-    found = study(load_profile("smoke", small), inputs, trials=1, say=print)
-    assert found.best.loss is not None
-    assert found.best.value is not None
-    assert 0.0 <= found.best.value <= 1.0
-    used = [store.read_manifest(found.home / "work" / "models" / name) for name in ("planner", "maporl_team")]
-    assert all(used)
-    assert used[0] and used[0].settings["training"]["learning_rate"] == found.best.values[RATE]
-    assert used[1] and used[1].settings["rewards"]["safety_penalty_weight"] == found.best.values[PENALTY]
-    assert not (found.home / "work" / "evaluation").exists()
