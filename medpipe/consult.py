@@ -251,13 +251,13 @@ def _speak_alone(session: _Session, policies: Policies, role: Role, adapter: str
 
 def _settle(policies: Policies, adapter: str | None, part: Sequence[Asked], turns: Sequence[Turn]) -> None:
     """On multiple choice the answer is, as in the evaluation, the likeliest letter after what was said before `Answer:`."""
-    from medpipe.models.tokens import encode
+    from medpipe.models.tokens import before_answer, likeliest
 
     pairs = [(one, turn) for one, turn in zip(part, turns, strict=True) if one.question.options]
-    contexts = [[*turn.prompt, *encode(policies.tokenizer, turn.text.split("Answer:")[0].rstrip() + "\n")] for _, turn in pairs]
+    contexts = [[*turn.prompt, *before_answer(policies.tokenizer, turn.text)] for _, turn in pairs]
     counts = [len(one.question.options) for one, _ in pairs]
     for (one, turn), logps in zip(pairs, policies.choose(adapter, contexts, counts, len(part)), strict=True):
-        one.choices[turn.role] = LETTERS[max(range(len(logps)), key=logps.__getitem__)]
+        one.choices[turn.role] = likeliest(logps)
 
 
 def _share_out(part: Sequence[Asked], seconds: float) -> None:

@@ -32,7 +32,7 @@ from medpipe.corpus.biomcp import open_evidence
 from medpipe.errors import MedpipeError
 from medpipe.questions import Question, to_questions
 from medpipe.roles import question_text
-from medpipe.schema import LETTERS, ROLES, Role
+from medpipe.schema import ROLES, Role
 from medpipe.team.episode import Episode
 from medpipe.tracking import tracking_uri
 
@@ -295,7 +295,7 @@ class Registered:
         return pd.DataFrame(told, columns=["answer", "choice", "malformed", "notice"], index=data.index)
 
     def _answer(self, asked: Sequence[Question]) -> list[dict[str, Any]]:
-        from medpipe.models.tokens import encode
+        from medpipe.models.tokens import before_answer, likeliest
         from medpipe.team.workflow import Crew, play
 
         rules, policies = self._rules, self._policies
@@ -306,11 +306,9 @@ class Registered:
         play(Crew(policies, adapters, rules), episodes)
         finals = [episode.final for episode in episodes]
         chosen = [number for number, one in enumerate(asked) if one.options]
-        contexts = [
-            [*finals[n].prompt, *encode(policies.tokenizer, finals[n].text.split("Answer:")[0].rstrip() + "\n")] for n in chosen
-        ]  # fmt: skip
+        contexts = [[*finals[n].prompt, *before_answer(policies.tokenizer, finals[n].text)] for n in chosen]
         logps = policies.choose("reporter", contexts, [len(asked[n].options) for n in chosen], self._batch)
-        letters = {n: LETTERS[max(range(len(row)), key=row.__getitem__)] for n, row in zip(chosen, logps, strict=True)}
+        letters = {n: likeliest(row) for n, row in zip(chosen, logps, strict=True)}
         return [
             {"answer": final.text, "choice": letters.get(number, ""), "malformed": final.malformed, "notice": NOTICE}
             for number, final in enumerate(finals)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from itertools import combinations
 from statistics import fmean
 from typing import Any
 
@@ -26,7 +25,7 @@ from medpipe.evaluation.labels import COMPARED
 from medpipe.evaluation.statistics import bootstrap_mean, wilson
 from medpipe.evaluation.systems import COALITIONS, SYSTEMS, Answer, Answered, Bench
 from medpipe.job import Job, Outcome
-from medpipe.schema import ROLES, QAExample
+from medpipe.schema import LETTERS, ROLES, QAExample
 
 FIELDS = ("category", "qtype", "difficulty")
 """The questions' own fields, by which scores are broken down where a field tells at least two kinds apart."""
@@ -50,10 +49,11 @@ def run(job: Job) -> Outcome:
     job.report.log(f"{benchmark.title}: {len(questions)} of {len(rows)} questions, {len(settings.systems)} systems, on {job.device}")
     bench, judge = Bench(job, questions), judge_of(benchmark, job)
     found: dict[str, list[dict[str, Any]]] = {}
+    systems: dict[str, dict[str, Any]] = {}
     for number, system in enumerate(settings.systems):
         found[system] = answer(bench, system, SYSTEMS[system], range(len(questions)), judge)
-        summary = summarise(found[system], benchmark.binary, job)
-        mean, low, high = (summary[key] for key in ("mean", "low", "high"))
+        systems[system] = summarise(found[system], benchmark.binary, job)
+        mean, low, high = (systems[system][key] for key in ("mean", "low", "high"))
         job.report.progress(number + 1, len(settings.systems), f"{system}: {benchmark.metric} {mean:.3f} [{low:.3f}, {high:.3f}]")
     chance, note = _chance(questions, judge, benchmark)
     scores = {system: [row["score"] for row in own] for system, own in found.items()}
@@ -64,7 +64,7 @@ def run(job: Job) -> Outcome:
         "benchmark": name, "title": benchmark.title, "kind": benchmark.kind, "metric": benchmark.metric, "n": len(questions),
         "chance": chance, "chance_note": note,
         "overlap_with_training": benchmarks.overlap(rows, store.read_examples(job.inputs["splits/train"])),
-        "systems": {system: summarise(own, benchmark.binary, job) for system, own in found.items()}, "differences": differences,
+        "systems": systems, "differences": differences,
         "by_field": {system: by_field(own, questions, benchmark.binary, job) for system, own in found.items()},
         "shapley": values_of_roles(bench, judge, job) if choice else [],
     }  # fmt: skip
@@ -72,7 +72,7 @@ def run(job: Job) -> Outcome:
     items.write([row for own in found.values() for row in own], job.out)
     store.write_json(job.out / "transcripts.json", chosen(found))
     write_layout(job, name, questions, found)
-    table = [{"system": system, **numbers} for system, numbers in summary["systems"].items()]
+    table = [{"system": system, **numbers} for system, numbers in systems.items()]
     metadata = {"n": len(questions), "chance": chance, "systems": {"table": table}, "differences": {"table": differences}}
     return Outcome(metadata | ({"shapley": {"table": summary["shapley"]}} if summary["shapley"] else {}))
 
@@ -117,7 +117,7 @@ def summarise(rows: Sequence[dict[str, Any]], binary: bool, job: Job) -> dict[st
     low, high = wilson(round(sum(scores)), len(scores), confidence) if binary else bootstrap_mean(scores, *resampling)
     counts: dict[str, Any] = {name: sum(row[name] for row in rows) for name in ("messages", "tokens")}
     counts["seconds"] = round(sum(row["seconds"] for row in rows), 2)
-    sure = [max(option_probabilities(row["option_logps"])) for row in rows if row["option_logps"]]
+    sure = [option_probabilities(row["option_logps"])[LETTERS.index(row["prediction"])] for row in rows if row["option_logps"]]
     calibration = {"ece": round(ece(sure, scores), 4)} if sure else {}
     return {"mean": fmean(scores), "low": low, "high": high, "n_unparsed": sum(not row["parsed"] for row in rows), **counts, **calibration}
 
@@ -151,7 +151,6 @@ def values_of_roles(bench: Bench, judge: Judge, job: Job) -> list[dict[str, Any]
     for roles, system in COALITIONS.items():
         name = "only_" + "_".join(role for role in ROLES if role in roles)
         scores[frozenset(roles)] = [row["score"] for row in answer(bench, name, system, numbers, judge)]
-    assert len(scores) == sum(1 for count in range(5) for _ in combinations(ROLES, count))
     found = shapley.shapley_intervals(ROLES, scores, *_resampling(job))
     return [{"role": role, "value": value, "low": low, "high": high, "n": len(asked)} for role, (value, low, high) in found.items()]
 

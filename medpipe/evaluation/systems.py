@@ -106,7 +106,7 @@ class Bench:
     ) -> list[Decision]:
         """What each message comes to: by `evaluation.scoring` the option whose letter or text is likeliest behind what was said before
         `Answer:`, or the one that the message itself names. Free text is its own answer."""
-        from medpipe.models.tokens import encode
+        from medpipe.models.tokens import before_answer, encode, likeliest
         from medpipe.team.parsing import parse_answer
 
         settings, tokenizer = self.job.settings.evaluation, self.policies.tokenizer
@@ -115,7 +115,8 @@ class Bench:
         own = [parse_answer(text, len(question.options)) for text, question in zip(said, asked, strict=True)]
         if settings.scoring == "generate":
             return [Decision(letter or "", letter is not None, hash_of(prompt)) for prompt, letter in zip(prompts, own, strict=True)]
-        contexts = [[*prompt, *self._before_answer(text)] for prompt, text in zip(prompts, said, strict=True)]
+        # An agent that wrote nothing is asked right behind its prompt.
+        contexts = [[*prompt, *(before_answer(tokenizer, text) if text else ())] for prompt, text in zip(prompts, said, strict=True)]
         if settings.scoring == "letter":
             rows = self.policies.choose(adapter, contexts, [len(question.options) for question in asked], settings.batch_size)
         else:
@@ -127,12 +128,6 @@ class Bench:
             for row, text, letter, context in zip(rows, said, own, contexts, strict=True)
         ]
 
-    def _before_answer(self, text: str) -> list[int]:
-        """Tokens of what a message says before its `Answer:`, which is then asked for; none where nothing was said."""
-        from medpipe.models.tokens import encode
-
-        return encode(self.policies.tokenizer, text.split("Answer:")[0].rstrip() + "\n") if text else []
-
 
 Answer = Callable[[Bench, Sequence[int]], list[Answered]]
 """How a system answers some of a bench's questions, given by their numbers."""
@@ -141,11 +136,6 @@ Answer = Callable[[Bench, Sequence[int]], list[Answered]]
 def hash_of(tokens: Sequence[int]) -> str:
     """sha256 of token ids."""
     return hashlib.sha256(" ".join(map(str, tokens)).encode("ascii")).hexdigest()
-
-
-def likeliest(logps: Sequence[float]) -> str:
-    """The letter of the likeliest option."""
-    return LETTERS[max(range(len(logps)), key=logps.__getitem__)]
 
 
 # --- one agent
@@ -268,4 +258,4 @@ SYSTEMS: Mapping[str, Answer] = {
 COALITIONS: Mapping[frozenset[Role], Answer] = {
     frozenset(roles): _team("maporl", roles) for count in range(1, len(ROLES) + 1) for roles in combinations(ROLES, count)
 }
-"""Every part of the MAPoRL team that can answer: 15, and nobody's answer is a guess."""
+"""Every part of the MAPoRL team that can answer: 15. The sixteenth, nobody, guesses."""

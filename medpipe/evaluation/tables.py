@@ -46,12 +46,14 @@ def kinds(found: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Where the team gains and where it loses: both teams' means by the benchmark's own fields."""
     tables = []
     for name, summary in found.items():
-        before, after = (summary["by_field"].get(team, {}) for team in TEAMS)
-        for field in after if name != "safety" else ():
+        if name == "safety" or not all(team in summary["by_field"] for team in TEAMS):
+            continue
+        before, after = (summary["by_field"][team] for team in TEAMS)
+        for field in after:
             pairs = [
                 {"kind": one["kind"], "n": one["n"], "before": old["mean"], "after": one["mean"]}
-                for one, old in zip(after[field], before.get(field, []), strict=False)
+                for one, old in zip(after[field], before[field], strict=True)
             ]
             largest = sorted(pairs, key=lambda row: (-row["n"], row["kind"]))[:KINDS]
-            tables += [{"title": summary["title"], "field": field, "rows": largest}] * bool(largest)
+            tables.append({"title": summary["title"], "field": field, "rows": largest})
     return tables

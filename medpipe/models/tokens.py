@@ -88,6 +88,16 @@ def encode_target(tokenizer: PreTrainedTokenizerBase, text: str, limit: int) -> 
     return [*ids[: max(0, limit - len(tail) - 1)], *tail, int(tokenizer.eos_token_id)]  # type: ignore[arg-type]
 
 
+def before_answer(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Tokens of what a message says before its `Answer:`, up to the line on which that is then asked for (`Policies.choose`)."""
+    return encode(tokenizer, text.split("Answer:")[0].rstrip() + "\n")
+
+
+def likeliest(logps: Sequence[float]) -> str:
+    """The letter of the likeliest option."""
+    return LETTERS[max(range(len(logps)), key=logps.__getitem__)]
+
+
 def letter_tokens(tokenizer: PreTrainedTokenizerBase, count: int) -> tuple[list[int], list[int]]:
     """How the option letters continue `Answer:`: the tokens that all share, then the one that tells them apart."""
     ways = [encode(tokenizer, f" {letter}") for letter in LETTERS[:count]]

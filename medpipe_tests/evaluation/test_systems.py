@@ -7,12 +7,15 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from medpipe import store
-from medpipe.evaluation import items
+from medpipe.config import BenchmarkName, System
+from medpipe.evaluation import items, labels
+from medpipe.evaluation.benchmarks import BENCHMARKS
+from medpipe.evaluation.calibration import ece, option_probabilities
 from medpipe.evaluation.systems import COALITIONS, SYSTEMS, Bench
 from medpipe.schema import LETTERS, ROLES
 from medpipe_tests.conftest import Collected
@@ -38,6 +41,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory, inputs: dict[str, Path]) 
 def rows_of(folder: Path) -> list[dict[str, Any]]:
     """Rows without what the clock says."""
     return [{name: value for name, value in row.items() if name != "seconds"} for row in items.read(folder)]
+
+
+def test_settings_labels_and_ways_to_answer_name_the_same_systems_and_benchmarks() -> None:
+    assert list(get_args(System)) == list(SYSTEMS) == list(labels.SYSTEMS)
+    assert {name for pair in labels.COMPARED for name in pair} <= set(SYSTEMS) and set(labels.HEADLINE) <= set(labels.COMPARED)
+    assert set(get_args(BenchmarkName)) == set(BENCHMARKS)
 
 
 def test_every_system_answers_every_question_by_the_likeliest_option(finished: Path) -> None:
@@ -69,6 +78,10 @@ def test_the_summary_has_intervals_calibration_breakdown_and_corrected_differenc
     assert list(summary["systems"]) == list(SYSTEMS) and summary["chance"] == 0.25 and summary["n"] == QUESTIONS
     for numbers in summary["systems"].values():
         assert numbers["low"] <= numbers["mean"] <= numbers["high"] and 0 <= numbers["ece"] <= 1
+    for name, numbers in summary["systems"].items():  # how sure it was of the option that it chose, which a vote need not find likeliest
+        own = [row for row in items.read(finished) if row["system"] == name]
+        sure = [option_probabilities(row["option_logps"])[LETTERS.index(row["prediction"])] for row in own]
+        assert numbers["ece"] == pytest.approx(ece(sure, [row["score"] for row in own]), abs=1e-4)
     kinds = summary["by_field"]["sft_team"]["qtype"]
     assert [(row["kind"], row["n"]) for row in kinds] == [("diagnosis", 3), ("treatment", 2)]
     assert sum(row["n"] * row["mean"] for row in kinds) == pytest.approx(QUESTIONS * summary["systems"]["sft_team"]["mean"])
