@@ -22,7 +22,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -62,7 +62,7 @@ class Told(Quiet):
         """Keep them; a line with the most telling ones."""
         with self._file.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps({"step": step, **values}) + "\n")
-        names = ("reward/team", "kl", "entropy", "malformed", "seconds")
+        names = ("reward/team", "answer_accuracy", "kl", "entropy", "malformed", "seconds")
         self.log(f"{step}: " + ", ".join(f"{name} {values[name]:.3f}" for name in names))
 
 
@@ -172,6 +172,14 @@ def difference(rows: Sequence[dict[str, Any]], start: Sequence[dict[str, Any]], 
     return {name: round(value, 4) for name, value in named}
 
 
+def means(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One team in numbers, and the letter that most of its messages name."""
+    named = Counter(turn["answer"] for row in rows for turn in row["transcript"]["turns"])
+    ((letter, count),) = named.most_common(1)
+    numbers = {name: round(fmean(row[name] for row in rows), 4) for name in (*COMPARED, *ROLES, "malformed", "first_passage_right")}
+    return {"questions": len(rows), **numbers, "named_most": letter, "by_messages": count, "messages": named.total()}
+
+
 def line(team: str, rows: Sequence[dict[str, Any]]) -> str:
     """A table row: means over the questions."""
     mean = {number: fmean(row[number] for row in rows) for number in ("accuracy", "reward", *ROLES, "malformed", "tokens")}
@@ -245,7 +253,10 @@ def main() -> None:
         settings = load_profile(str(PROFILE))
         what, _, team = options.child.partition("/")
         seed = int(team) if team else None
-        print(json.dumps(train(seed, settings) if what == "train" and seed is not None else len(play(seed, settings, options.questions))))
+        if what == "train" and seed is not None:
+            print(json.dumps(train(seed, settings)))
+        else:
+            print(json.dumps(means(play(seed, settings, options.questions))))
         return
     began = time.monotonic()
     fine_tune()
