@@ -129,6 +129,21 @@ def tune(
 
 
 @app.command()
+def track(
+    profile: ProfileOption = DEFAULT_PROFILE,
+    overrides: SetOption = [],  # noqa: B006
+) -> None:
+    """Send MLflow and Weights & Biases what they missed: the journals in outputs/tracking have every number."""
+    from medpipe.tracking import track_missed
+
+    lacking = track_missed(load_profile(profile, dict(parse_override(text) for text in overrides)), print)
+    for tracker, lines in lacking.items():
+        print(f"{tracker}: " + ("has everything" if not lines else f"still lacks {lines} lines"))
+    if any(lacking.values()):
+        raise typer.Exit(1)
+
+
+@app.command()
 def doctor() -> None:
     """Check the machine, and tell what each profile would do here."""
     from medpipe.doctor import examine

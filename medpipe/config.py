@@ -14,9 +14,10 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
+from urllib.parse import urlsplit
 
 import yaml
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, field_validator, model_validator
 
 from medpipe.errors import MedpipeError
 from medpipe.schema import ROLES, Frozen, Role
@@ -204,10 +205,21 @@ class Hardware(Frozen):
 class Tracking(Frozen):
     """Where runs are recorded. An empty uri means sqlite in the outputs folder."""
 
-    kind: Literal["mlflow", "none"] = "mlflow"
+    kind: Literal["mlflow", "wandb", "both", "none"] = "mlflow"
     uri: str = ""
     experiment: str = "medpipe"
     trace_share: float = Field(default=0.1, ge=0.0, le=1.0)  # of the episodes that are kept as traces, a span per message
+    drain_seconds: PositiveFloat = 60.0  # a finished work waits so long at most until its trackers have all
+    wandb_project: str = ""  # empty: WANDB_PROJECT, or the experiment
+    wandb_tags: tuple[str, ...] = ()  # empty: WANDB_TAGS, separated by commas
+    wandb_mode: Literal["online", "offline"] = "online"
+
+    @field_validator("uri")
+    @classmethod
+    def _no_secret(cls, uri: str) -> str:
+        if urlsplit(uri).password is not None:
+            raise ValueError("got a password, expected none: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead")
+        return uri
 
 
 class Settings(Frozen):

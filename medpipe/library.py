@@ -27,7 +27,7 @@ from medpipe.config import DEFAULT_PROFILE, load_profile, parse_override
 from medpipe.errors import MedpipeError
 from medpipe.schema import ROLES
 
-RUN = "from medpipe.launch.kin import die_with_parent; die_with_parent({parent}); from medpipe.cli import main; main()"
+RUN = "from medpipe.kin import die_with_parent; die_with_parent({parent}); from medpipe.cli import main; main()"
 """What the process of a training executes: `medpipe run`, which ends when its caller does."""
 
 

@@ -3,6 +3,7 @@
 Resources are the border to Dagster: no library module below knows that Dagster exists. Left out: remote launchers.
 """
 
+import multiprocessing
 import os
 import subprocess
 import warnings
@@ -18,14 +19,17 @@ from pydantic import Field
 from medpipe import store
 from medpipe.assets.present import to_checks, to_metadata
 from medpipe.config import DEFAULT_PROFILE, Settings, load_profile, parse_override
+from medpipe.kin import end_with_driver
 from medpipe.launch.devices import Place, place_light
-from medpipe.launch.kin import end_with_driver
 from medpipe.launch.order import Order, as_extras, command_of, standing_result, to_ref, worker_environment, write_order
+from medpipe.launch.owner import owner_of
 from medpipe.schema import Manifest, Ref
 
 warnings.filterwarnings("ignore", category=dg.PreviewWarning)  # Dagster warns of its own use of Pipes
 
 PROFILE_VARIABLE = "MEDPIPE_PROFILE"
+OWNER_TAG = "medpipe/process"
+"""Tag of a run: the process that drives it (medpipe/launch/owner.py)."""
 GRACE_SECONDS = 20.0
 """How long a worker may take to end after it was asked to."""
 
@@ -58,7 +62,7 @@ class Launcher(dg.ConfigurableResource):
             dagster.Failure: the work failed; its description is the message for the user.
         """
         place = place or place_light()
-        end_with_driver()
+        _hang_on_driver(context)
         order = write_order(name, task, self.profile.settings(), dict(inputs), place, context.run_id, dict(extra or {}))
         standing = standing_result(order)
         if standing:
@@ -108,6 +112,18 @@ class Launcher(dg.ConfigurableResource):
                 context.log.error(answer["traceback"])
             raise dg.Failure(description=f"{order.name}: {answer['error']}", allow_retries=False)
         return Manifest.model_validate(answer["manifest"])
+
+
+def _hang_on_driver(context: AssetExecutionContext) -> None:
+    """End this step with the process that drives its run, and tell in the run which process that is."""
+    end_with_driver()
+    driver = multiprocessing.parent_process()
+    if driver is None or driver.pid is None:
+        return
+    owner = owner_of(driver.pid, context.run_id)  # with the run's id: a run that is started again inherits the tags
+    run = context.instance.get_run_by_id(context.run_id)
+    if run and run.tags.get(OWNER_TAG) != owner:
+        context.instance.add_run_tags(context.run_id, {OWNER_TAG: owner})
 
 
 def without_value(made: dg.MaterializeResult[Ref]) -> dg.MaterializeResult:

@@ -78,7 +78,7 @@ TASKS: dict[str, Task] = {
     "tuning": Task(
         "medpipe.tuning.study:run",
         ("model", "training", "team", "rewards", "maporl", "hardware", "tracking", "tuning"),
-        ("tuning", "tasks.py", "launch/kin.py", "training", "rewards", "corpus/validation.py", *PEOPLE),
+        ("tuning", "tasks.py", "kin.py", "training", "rewards", "corpus/validation.py", *PEOPLE),
     ),
     "benchmark": Task(
         "medpipe.evaluation.evaluate:run",
@@ -89,7 +89,7 @@ TASKS: dict[str, Task] = {
     "champion": Task(
         "medpipe.evaluation.champion:run",
         ("model", "team", "evaluation", "release", "tracking"),
-        ("evaluation", "corpus", "questions.py", "registry.py", "tracking.py", *PEOPLE),
+        ("evaluation", "corpus", "questions.py", "registry.py", "tracking", *PEOPLE),
     ),
     "report": Task(
         "medpipe.evaluation.report:run",

@@ -17,7 +17,7 @@ from medpipe.tasks import PACKAGE, TASKS
 
 FLOORS: tuple[tuple[str, ...], ...] = (  # from the ground up; a room is a module or a folder below medpipe/
     ("__init__", "errors", "schema"),
-    ("config", "store", "roles", "questions"),
+    ("config", "store", "roles", "questions", "kin"),
     ("job",),
     ("tasks", "tracking", "corpus", "models", "rewards", "evaluation/plots"),
     ("launch", "team", "lengths", "evaluation/team_plots"),
@@ -35,7 +35,8 @@ FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
 VENDORS = {  # import → where it may stand
     "dagster": ("assets", "resources", "definitions", "runner"),
     "dagster_pipes": ("launch/worker",),
-    "mlflow": ("tracking", "registry"),
+    "mlflow": ("tracking/mlflow_sink", "registry"),
+    "wandb": ("tracking/wandb_sink",),
     "mcp": ("corpus/biomcp",),
     "great_expectations": ("corpus/expectations",),
     "langgraph": ("team",),
@@ -48,7 +49,7 @@ VENDORS = {  # import → where it may stand
     "gguf": ("models",),
     "optuna": ("tuning",),
     "typer": ("cli",),
-    **dict.fromkeys(("dagster_aws", "fastapi", "uvicorn", "boto3", "botocore", "sagemaker", "wandb"), ()),
+    **dict.fromkeys(("dagster_aws", "fastapi", "uvicorn", "boto3", "botocore", "sagemaker"), ()),
 }
 PICKLING = ("pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve")
 UNSAFE_CALLS = ("torch.load", "torch.save", "yaml.load", "yaml.unsafe_load", "yaml.full_load", "eval", "exec")

@@ -164,7 +164,7 @@ def run(job: Job) -> Outcome:
     rows, missing = _read(job.inputs, manifest.sha256)
     own, without = _marks(rows, CHALLENGER)
     challenger = _record(manifest.sha256, own)
-    tracked = settings.tracking.kind == "mlflow"
+    tracked = settings.tracking.kind in ("mlflow", "both")
     standing = (_registered if tracked else _on_disk)(job, challenger)
     against = _from_json(standing.against["benchmarks"]) if standing.against else _marks(rows, BASELINE)[0]
     name = standing.name or f"the fine-tuned team of the same run ({BASELINE}), since there is no champion before it"

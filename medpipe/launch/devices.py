@@ -6,7 +6,11 @@ A role's `cuda:n` is taken modulo the number of visible GPUs; without a GPU ever
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,6 +76,44 @@ def place_co_training(settings: Settings) -> Place:
 def place_light() -> Place:
     """Where work without a model is done: on the CPU, in no pool."""
     return Place("", None, _cores())
+
+
+@contextlib.contextmanager
+def gpus_held(gpus: Iterable[str], log: Callable[[str], None]) -> Iterator[None]:
+    """Hold the kernel's lock on each physical GPU: it is let go by the kernel itself however this process ends.
+
+    Args:
+        gpus: their ids, as CUDA_VISIBLE_DEVICES names them.
+        log: is told which GPU is waited for.
+    """
+    with contextlib.ExitStack() as held:
+        for gpu in sorted(set(gpus)):  # always in the same order: two processes that want several never wait for each other
+            held.callback(os.close, _locked(Path(tempfile.gettempdir()) / f"medpipe-gpu-{gpu}.lock", gpu, log))
+        yield
+
+
+def _locked(path: Path, gpu: str, log: Callable[[str], None]) -> int:
+    """An open file that holds the lock; anew where the file was cleared away before the lock was had."""
+    while True:
+        handle = _opened(path)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log(f"GPU {gpu} is in use by another medpipe process: waiting for it")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), path.stat()):
+                return handle
+        os.close(handle)
+
+
+def _opened(path: Path) -> int:
+    """The lock file, made where there is none. To lock another user's file, reading it is enough."""
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            return os.open(path, os.O_RDONLY)
+        with contextlib.suppress(FileExistsError):
+            return os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL, 0o644)
 
 
 def _cores() -> int:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import sys
 
-from medpipe.launch.kin import die_with_parent
+from medpipe.kin import die_with_parent
 
 RANK = "RANK"  # set by accelerate launch: the number of this process
 

@@ -10,7 +10,6 @@ manifest last, and renames. What it says goes to Dagster, to outputs/logs and, f
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import sys
@@ -25,7 +24,8 @@ from typing import Any
 from medpipe import store
 from medpipe.errors import MedpipeError
 from medpipe.job import Job, Outcome, scoped
-from medpipe.launch.kin import die_with_parent
+from medpipe.kin import die_with_parent
+from medpipe.launch.devices import gpus_held
 from medpipe.launch.order import Order
 from medpipe.launch.together import RANK, rank
 from medpipe.schema import CheckResult, Manifest
@@ -120,7 +120,7 @@ def _build(order: Order, partial: Path, final: Path, say: Callable[[str, str], N
     if order.task in TRACKED:
         tags = {"medpipe.asset": order.name, "medpipe.fingerprint": order.fingerprint, "medpipe.commit": order.commit}
         tags |= {f"medpipe.input.{key}": sha for key, sha in inputs.items()} | {"medpipe.config_hash": settings.config_hash()}
-        reporter.tracker = Tracker(settings, order.name, order.run_id, used, tags, reporter.warn)
+        reporter.tracker = Tracker(settings, order.name, order.run_id, used, tags, reporter.warn, _datasets(order))
     started = time.monotonic()
     outcome: Outcome | None = None
     try:
@@ -171,7 +171,7 @@ def _blocks(check: CheckResult) -> bool:
 
 @contextlib.contextmanager
 def _gpu_claimed(device: str, log: Callable[[str], None]) -> Iterator[None]:
-    """Hold the kernel's lock on each physical GPU: it is let go by the kernel itself however this process ends."""
+    """Hold the GPUs that this process sees, once torch can use them."""
     if device == "cpu":
         yield
         return
@@ -183,15 +183,19 @@ def _gpu_claimed(device: str, log: Callable[[str], None]) -> Iterator[None]:
             got="no usable GPU in PyTorch", expected=f"GPU {', '.join(gpus)}", where="hardware.devices",
             do="check nvidia-smi and that torch is a CUDA build, or run on the CPU with CUDA_VISIBLE_DEVICES=''",
         )  # fmt: skip
-    with contextlib.ExitStack() as held:
-        for gpu in sorted(gpus):  # always in the same order: two processes that want several never wait for each other
-            handle = held.enter_context(open(Path(tempfile.gettempdir()) / f"medpipe-gpu-{gpu}.lock", "w"))
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                log(f"GPU {gpu} is in use by another medpipe process: waiting for it")
-                fcntl.flock(handle, fcntl.LOCK_EX)
+    with gpus_held(gpus, log):
         yield
+
+
+def _datasets(order: Order) -> list[dict[str, Any]]:
+    """The inputs that are rows, under their content hashes."""
+    found = []
+    for key, ref in order.inputs.items():
+        if key.partition("/")[0] in ("sources", "corpus", "splits"):
+            manifest = store.read_manifest(Path(ref.path))
+            rows = manifest.metadata.get("rows") if manifest else None
+            found.append({"name": key, "sha256": ref.sha256, "path": ref.path, "rows": rows if isinstance(rows, int) else None})
+    return found
 
 
 def _numbers(outcome: Outcome | None) -> dict[str, float]:

@@ -35,10 +35,7 @@ INPUTS = ("splits/train", "splits/validation", "models/base")
 """What every trial starts from."""
 COMMAND = (str(Path(sys.executable).with_name("medpipe")),)
 LAST_SHARE = 0.25  # of the iterations of co-training, at its end: over them the team's value is a mean
-KIN = (
-    "import os, sys; from medpipe.launch.kin import die_with_parent; "
-    "die_with_parent(int(sys.argv[1])); os.execvp(sys.argv[2], sys.argv[2:])"
-)
+KIN = "import os, sys; from medpipe.kin import die_with_parent; die_with_parent(int(sys.argv[1])); os.execvp(sys.argv[2], sys.argv[2:])"
 """Becomes the trial's command after asking the kernel to end it with this process: a killed study leaves no training behind."""
 
 

@@ -1,0 +1,165 @@
+"""What happened, written down once and shown where people look: a journal on disk, fed to MLflow and Weights & Biases.
+
+    medpipe track                      # sends what a tracker missed
+
+The journal (`outputs/tracking/*.jsonl`, medpipe/tracking/journal.py) is the truth. A process beside the work reads it and feeds the
+trackers (medpipe/tracking/feeder.py), so that a tracker that is down, slow, locked or full never stops, slows or changes training.
+What it missed is sent by the next run's feeder or by `medpipe track`; each point arrives once (the two sinks say how).
+One run per asset, below one parent per Dagster run in MLflow, in one group in W&B. Numbers are what the work measured; only
+`system/*` is measured here (medpipe/tracking/usage.py). Left out: weights as artefacts of a tracker.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from medpipe.config import Settings
+from medpipe.tracking.journal import Journal, journals, unfed
+from medpipe.tracking.usage import Sampler
+
+FEEDER = (sys.executable, "-m", "medpipe.tracking.feeder")
+
+
+def tracking_uri(settings: Settings) -> str:
+    """Where MLflow keeps its runs: the profile's uri, or sqlite in the outputs folder."""
+    return settings.tracking.uri or f"sqlite:///{(settings.outputs / 'mlflow.db').resolve()}"
+
+
+def trackers(settings: Settings) -> tuple[str, ...]:
+    """Names of the trackers that the profile asks for."""
+    kind = settings.tracking.kind
+    return {"none": (), "both": ("mlflow", "wandb")}.get(kind, (kind,))
+
+
+def track_missed(settings: Settings, say: Callable[[str], None]) -> dict[str, int]:
+    """Send what the trackers still lack; returns how many lines of all journals each lacks afterwards."""
+    with subprocess.Popen(FEEDER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as feeder:
+        assert feeder.stdin and feeder.stdout
+        _instruct(feeder.stdin, settings, None)
+        feeder.stdin.close()
+        for line in feeder.stdout:
+            say(line.rstrip("\n"))
+    files = journals(settings.outputs)
+    return {name: sum(unfed(file, name) for file in files) for name in trackers(settings)}
+
+
+class Tracker:
+    """What one asset's work tells the trackers; opened with its first number, and no method of it waits for a tracker but `close`."""
+
+    def __init__(
+        self, settings: Settings, name: str, run_id: str, params: Mapping[str, Mapping[str, Any]], tags: Mapping[str, str],
+        warn: Callable[[str], None], datasets: Sequence[Mapping[str, Any]] = (),
+    ) -> None:  # fmt: skip
+        """Nothing is written yet.
+
+        Args:
+            name: the asset's key.
+            run_id: Dagster's run.
+            datasets: what the work read, each with `name`, `sha256`, `path` and, if known, `rows`.
+        """
+        self._settings, self._name, self._warn = settings, name, warn
+        shared = {"medpipe.profile": settings.name, "medpipe.config_hash": settings.config_hash()}
+        self._head = {
+            "run": run_id, "name": name, "params": {s: dict(section) for s, section in params.items()}, "tags": dict(tags),
+            "shared": shared, "datasets": [dict(each) for each in datasets],
+        }  # fmt: skip
+        self._journal: Journal | None = None
+        self._feeder: subprocess.Popen[str] | None = None
+        self._sampler: Sampler | None = None
+        self._said: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Record numbers at a step."""
+        self._write({"kind": "metrics", "step": step, "values": {key: float(value) for key, value in values.items()}})
+
+    def episodes(self, step: int, transcripts: Sequence[Mapping[str, Any]]) -> None:
+        """Keep a share of a step's episodes (`tracking.trace_share`), drawn by the seed and the episode alone; MLflow gets them as traces.
+
+        Args:
+            transcripts: plain episodes as `Episode.transcript(timed=True)` makes them. Without times, a trace has the moment
+                of this call as start and end.
+        """
+        settings = self._settings
+        for each in transcripts:
+            if is_traced(settings.seed, step, each, settings.tracking.trace_share):
+                self._write({"kind": "episode", "step": step, "now_ns": time.time_ns(), "transcript": dict(each)})
+
+    def close(self, failed: bool, numbers: Mapping[str, float]) -> None:
+        """Record the final numbers, end the run, and wait `tracking.drain_seconds` at most until the trackers have everything."""
+        if self._sampler:
+            self._sampler.stop()
+        self._write({"kind": "close", "failed": failed, "numbers": {key: float(value) for key, value in numbers.items()}})
+        if self._journal is None:
+            return
+        self._journal.close()
+        feeder, self._feeder = self._feeder, None
+        assert feeder and feeder.stdin
+        feeder.stdin.close()  # the feeder's sign to end
+        try:
+            feeder.wait(self._settings.tracking.drain_seconds)
+        except subprocess.TimeoutExpired:
+            feeder.kill()
+            feeder.wait()
+        self._listener.join(timeout=5)
+        self._pass_on()
+        for tracker in trackers(self._settings):
+            if lacking := unfed(self._journal.path, tracker):
+                self._warn(
+                    f"{tracker} still lacks {lacking} lines of {self._name}: nothing is lost ({self._journal.path}); "
+                    "the next run sends them, or `medpipe track` does"
+                )
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        if self._settings.tracking.kind == "none":
+            return
+        if self._journal is None:
+            self._open()
+        assert self._journal
+        self._journal.append(line)
+        self._pass_on()
+
+    def _open(self) -> None:
+        self._journal = Journal.create(self._settings.outputs, self._head)
+        self._feeder = subprocess.Popen(FEEDER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self._feeder.stdin and self._feeder.stdout
+        _instruct(self._feeder.stdin, self._settings, self._journal.path)
+        self._listener = threading.Thread(target=self._listen, args=(self._feeder.stdout,), daemon=True)
+        self._listener.start()
+        self._sampler = Sampler(self._journal.append)
+
+    def _listen(self, lines: IO[str]) -> None:
+        for line in lines:
+            self._said.put(line.rstrip("\n"))
+
+    def _pass_on(self) -> None:
+        """Say what the feeder said, from the thread that also says everything else."""
+        while not self._said.empty():
+            self._warn(self._said.get())
+
+
+def is_traced(seed: int, step: int, transcript: Mapping[str, Any], share: float) -> bool:
+    """Whether an episode belongs to the share that is kept: the same ones in every run with this seed."""
+    drawn = hashlib.sha256(f"{seed}/trace/{step}/{episode_name(transcript)}".encode()).digest()
+    return int.from_bytes(drawn[:8], "big") < share * 2**64
+
+
+def episode_name(transcript: Mapping[str, Any]) -> str:
+    """Which episode of a step this is."""
+    return f"{transcript['question']['id']}/{transcript['sample']}"
+
+
+def _instruct(feeder: IO[str], settings: Settings, own: Path | None) -> None:
+    given = {"outputs": str(settings.outputs), "own": str(own) if own else "", "parent": os.getpid(), "trackers": trackers(settings)}
+    given |= {"uri": tracking_uri(settings), "tracking": settings.tracking.model_dump(mode="json")}
+    feeder.write(json.dumps(given) + "\n")
+    feeder.flush()
