@@ -4,8 +4,9 @@
 
 The base is the bundled SmolLM2-135M-Instruct in fp32 on a CPU. Each system is a process of its own; scoring alone is timed. Told are items
 a second, the share of equal predictions, and the largest difference of two log-likelihoods (nats).
-medpipe computes each prompt once and lays its options behind it as branches (medpipe/models/branches.py); the harness is given the
-batch size that `--search` finds fastest on the first LIMIT items. Its task file is written by this script: the prompt as it stands,
+medpipe computes each prompt once and lays its options behind it as branches (medpipe/models/branches.py), or reads letters off its last
+token. `--search` finds the batch size that is fastest on the first LIMIT items, for each system. CPU seconds are told beside the
+clock's, which other programs on the machine stretch. Its task file is written by this script: the prompt as it stands,
 options behind one space. Needs: pip install -e '.[harness]'. Left out: GPUs, generation, chat templates.
 """
 
@@ -26,7 +27,7 @@ import sft  # the neighbour: base of a benchmark; imports nothing large
 WORK = Path("outputs/bench/harness")
 SYSTEMS = ("medpipe", "harness")
 LIMIT = 16  # items of the search
-SIZES = (1, 4, 16, 64)
+SIZES = {"medpipe": (1, 2, 4, 16), "harness": (1, 4, 16, 64)}  # questions at once; rows at once
 TASK = """\
 task: {name}
 dataset_path: json
@@ -77,19 +78,19 @@ def prepare(options: argparse.Namespace) -> dict[str, Any]:
     return counts
 
 
-def by_medpipe(task: str, batch: int) -> dict[str, Any]:
+def by_medpipe(task: str, batch: int, limit: int) -> dict[str, Any]:
     from medpipe import store
     from medpipe.config import load_profile
     from medpipe.models.policy import Policies
 
-    items = store.read_jsonl(WORK / f"{task}.jsonl")
+    items = store.read_jsonl(WORK / f"{task}.jsonl")[: limit or None]
     policies = Policies.load(sft.WORK / "base", {}, "cpu", load_profile("quickstart").model)
-    began = time.perf_counter()
+    began, cpu = time.perf_counter(), time.process_time()
     tokenizer = policies.tokenizer
     prompts = [tokenizer.encode(item["prompt"], add_special_tokens=False) for item in items]
     choices = [[tokenizer.encode(f" {choice}", add_special_tokens=False) for choice in item["choices"]] for item in items]
     found = policies.option_logps(None, prompts, choices, batch)
-    return {"seconds": time.perf_counter() - began, "logps": found}
+    return {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - cpu, "logps": found}
 
 
 def by_harness(task: str, batch: int, limit: int) -> dict[str, Any]:
@@ -105,13 +106,13 @@ def by_harness(task: str, batch: int, limit: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / f"{task}.yaml").write_text(TASK.format(name=task, file=(WORK / f"{task}.jsonl").resolve()), encoding="utf-8")
         manager = TaskManager(include_path=folder, include_defaults=False)
-        spent: list[float] = []
+        spent: list[tuple[float, float]] = []
         ask = wrapped.loglikelihood
 
         def timed(requests: Any, **rest: Any) -> Any:
-            began = time.perf_counter()
+            began, cpu = time.perf_counter(), time.process_time()
             answers = ask(requests, **rest)
-            spent.append(time.perf_counter() - began)
+            spent.append((time.perf_counter() - began, time.process_time() - cpu))
             return answers
 
         wrapped.loglikelihood = timed
@@ -119,7 +120,12 @@ def by_harness(task: str, batch: int, limit: int) -> dict[str, Any]:
             model=wrapped, tasks=[task], task_manager=manager, bootstrap_iters=0, log_samples=True, limit=limit or None
         )
     samples = sorted(result["samples"][task], key=lambda sample: sample["doc_id"])
-    return {"seconds": sum(spent), "logps": [[float(answer[0]) for answer in sample["filtered_resps"]] for sample in samples]}
+    seconds, cpu_seconds = (sum(part) for part in zip(*spent, strict=True))
+    return {
+        "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
+        "logps": [[float(answer[0]) for answer in sample["filtered_resps"]] for sample in samples],
+    }
 
 
 # --- in the process that was called
@@ -136,10 +142,11 @@ def child(what: str, options: argparse.Namespace, batch: int = 0, limit: int = 0
     return json.loads(file.read_text(encoding="utf-8"))
 
 
-def search(task: str, options: argparse.Namespace) -> int:
-    """The harness' fastest batch size on the first items."""
-    seconds = {size: child(f"harness/{task}", options, size, LIMIT)["seconds"] for size in SIZES}
-    print(json.dumps({"task": task, "seconds by rows at once": {size: round(spent, 1) for size, spent in seconds.items()}}), flush=True)
+def search(system: str, task: str, options: argparse.Namespace) -> int:
+    """A system's fastest batch size on the first items."""
+    seconds = {size: child(f"{system}/{task}", options, size, LIMIT)["seconds"] for size in SIZES[system]}
+    rounded = {size: round(spent, 1) for size, spent in seconds.items()}
+    print(json.dumps({"task": task, "system": system, "seconds by batch size": rounded}), flush=True)
     return min(seconds, key=lambda size: seconds[size])
 
 
@@ -152,7 +159,7 @@ def compare(task: str, ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str
     return {
         "task": task, "items": len(rows), "same_predictions": sum(same), "largest_difference": float(f"{gap:.2g}"),
         **{f"{system}_items_per_second": round(value, 3) for system, value in speed.items()},
-        "ratio": round(speed["medpipe"] / speed["harness"], 2),
+        "ratio": round(speed["medpipe"] / speed["harness"], 2), "by_cpu_seconds": round(theirs["cpu_seconds"] / ours["cpu_seconds"], 2),
     }  # fmt: skip
 
 
@@ -173,7 +180,7 @@ def main() -> None:
         if system == "prepare":
             found = prepare(options)
         elif system == "medpipe":
-            found = by_medpipe(task, options.batch)
+            found = by_medpipe(task, options.batch, options.limit)
         else:
             found = by_harness(task, options.batch, options.limit)
         (WORK / "answer.json").write_text(json.dumps(found), encoding="utf-8")
@@ -183,11 +190,21 @@ def main() -> None:
     for by in options.by.split(","):
         for name in options.wanted:
             task = f"{name}_{by}"
-            size = search(task, options) if options.search else options.harness_batch
-            ours, theirs = child(f"medpipe/{task}", options, options.batch), child(f"harness/{task}", options, size)
+            given = {"medpipe": options.batch, "harness": options.harness_batch}
+            sizes = {system: search(system, task, options) if options.search else given[system] for system in SYSTEMS}
+            ours, theirs = (child(f"{system}/{task}", options, sizes[system]) for system in SYSTEMS)
             results.append(compare(f"{name} by {by}", ours, theirs))
             print(json.dumps(results[-1]), flush=True)
-    columns = ("task", "items", "same predictions", "largest difference, nats", "medpipe, items/s", "harness, items/s", "ratio")
+    columns = (
+        "task",
+        "items",
+        "same predictions",
+        "largest difference, nats",
+        "medpipe, items/s",
+        "harness, items/s",
+        "ratio",
+        "by CPU seconds",
+    )
     print(f"\n| {' | '.join(columns)} |\n" + "|---" * len(columns) + "|")
     for row in results:
         print("| " + " | ".join(str(value) for value in row.values()) + " |")

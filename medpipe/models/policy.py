@@ -231,20 +231,12 @@ class Policies:
                     means[row] = total / len(completions[row])
         return means
 
-    @torch.inference_mode()
     def choose(self, adapter: str | None, contexts: Sequence[Sequence[int]], counts: Sequence[int], batch: int) -> list[list[float]]:
         """Log-probability of each option's letter after `Answer:`; `contexts` end just before `Answer:`."""
         ask = encode(self.tokenizer, "Answer:")
-        found: list[list[float]] = []
-        with self.use(adapter):
-            for start in range(0, len(contexts), batch):
-                letters = [letter_tokens(self.tokenizer, count) for count in counts[start : start + batch]]
-                rows = [[*context, *ask, *shared] for context, (shared, _) in zip(contexts[start : start + batch], letters, strict=True)]
-                ids_BT, mask_BT = self._pad(rows, left=True)
-                hidden_BTH = self._hidden(ids_BT, mask_BT, (mask_BT.cumsum(1) - 1).clamp(min=0))
-                logp_BV = torch.log_softmax(self.base.get_output_embeddings()(hidden_BTH[:, -1]).float(), dim=-1)
-                found += [logp_BV[row, last].tolist() for row, (_, last) in enumerate(letters)]
-        return found
+        letters = [letter_tokens(self.tokenizer, count) for count in counts]
+        asked = [[*context, *ask, *shared] for context, (shared, _) in zip(contexts, letters, strict=True)]
+        return self.option_logps(adapter, asked, [[[token] for token in last] for _, last in letters], batch)
 
     @torch.inference_mode()
     def option_logps(
@@ -256,15 +248,29 @@ class Policies:
             options: for each context its continuations, as token ids.
             batch: contexts at once.
         """
-        found: list[list[float]] = []
+        found: list[list[float]] = [[] for _ in contexts]
+        order = sorted(range(len(contexts)), key=lambda row: len(contexts[row]) + sum(map(len, options[row])))  # little padding
         with self.use(adapter):
-            for start in range(0, len(contexts), batch):
-                part = options[start : start + batch]
-                stems = [context for context, each in zip(contexts[start : start + batch], part, strict=True) for _ in each]
-                scored = self.score(stems, [option for each in part for option in each])
+            for start in range(0, len(order), batch):
+                part = order[start : start + batch]
+                if all(len(option) == 1 for row in part for option in options[row]):
+                    for row, logp_V in zip(part, self._after([contexts[row] for row in part]), strict=True):
+                        found[row] = logp_V[[token for (token,) in options[row]]].tolist()
+                    continue
+                stems = [contexts[row] for row in part for _ in options[row]]
+                scored = self.score(stems, [option for row in part for option in options[row]])
                 sums = iter(torch.zeros(len(stems), device=self.device).index_add(0, scored.row_N, scored.logp_N).tolist())
-                found += [[next(sums) for _ in each] for each in part]
+                for row in part:
+                    found[row] = [next(sums) for _ in options[row]]
         return found
+
+    def _after(self, contexts: Sequence[Sequence[int]]) -> Tensor:
+        """Log-probabilities [B, V] of what may follow each context. Padding stands behind, where causal attention can't see it."""
+        ids_BT, _ = self._pad(contexts, left=False)
+        hidden_BTH = self._hidden(ids_BT, None, torch.arange(ids_BT.shape[1], device=self.device)[None])
+        last_B = torch.tensor([len(context) - 1 for context in contexts], device=self.device)
+        last_BH = hidden_BTH[torch.arange(len(contexts), device=self.device), last_B]
+        return torch.log_softmax(self.base.get_output_embeddings()(last_BH).float(), dim=-1)
 
     def _hidden(self, ids_BT: Tensor, mask_BT: Tensor | None, position_BT: Tensor, cache: Any = None, **bounds: Any) -> Tensor:
         return self.base.get_decoder()(

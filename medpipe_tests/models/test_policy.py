@@ -228,6 +228,18 @@ def test_choosing_equals_a_softmax_over_a_plain_forward(team: Policies, prompts:
         assert row == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.parametrize("longest", [1, 4])
+def test_options_are_scored_as_each_alone_after_its_whole_context(team: Policies, prompts: list[list[int]], longest: int) -> None:
+    options = [[[5 + 3 * n + k for k in range(1 + (n + row) % longest)] for n in range(3 + row % 2)] for row in range(len(prompts))]
+    found = team.option_logps("planner", prompts, options, batch=3)
+    with team.use("planner"), torch.inference_mode():
+        alone = [
+            [float(team.score([prompt], [option]).logp_N.sum()) for option in each] for prompt, each in zip(prompts, options, strict=True)
+        ]
+    assert [len(row) for row in found] == [len(row) for row in options]
+    assert max(abs(a - b) for x, y in zip(found, alone, strict=True) for a, b in zip(x, y, strict=True)) < 1e-4
+
+
 def test_without_adapter_it_is_the_bare_base(team: Policies, tiny_base: Path, prompts: list[list[int]]) -> None:
     bare = Policies.load(tiny_base, {})
     assert bare.generate(None, prompts, 8) == team.generate(None, prompts, 8)
