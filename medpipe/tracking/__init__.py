@@ -11,6 +11,7 @@ One run per asset, below one parent per Dagster run in MLflow, in one group in W
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -102,16 +103,8 @@ class Tracker:
         if self._journal is None:
             return
         self._journal.close()
-        feeder, self._feeder = self._feeder, None
-        assert feeder and feeder.stdin
-        feeder.stdin.close()  # the feeder's sign to end
-        try:
-            feeder.wait(self._settings.tracking.drain_seconds)
-        except subprocess.TimeoutExpired:
-            feeder.kill()
-            feeder.wait()
-        self._listener.join(timeout=5)
-        self._pass_on()
+        if self._feeder:
+            self._drain(self._feeder)
         for tracker in trackers(self._settings):
             if lacking := unfed(self._journal.path, tracker):
                 self._warn(
@@ -130,12 +123,28 @@ class Tracker:
 
     def _open(self) -> None:
         self._journal = Journal.create(self._settings.outputs, self._head)
-        self._feeder = subprocess.Popen(FEEDER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert self._feeder.stdin and self._feeder.stdout
-        _instruct(self._feeder.stdin, self._settings, self._journal.path)
-        self._listener = threading.Thread(target=self._listen, args=(self._feeder.stdout,), daemon=True)
-        self._listener.start()
         self._sampler = Sampler(self._journal.append)
+        try:
+            self._feeder = subprocess.Popen(FEEDER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            assert self._feeder.stdin and self._feeder.stdout
+            self._listener = threading.Thread(target=self._listen, args=(self._feeder.stdout,), daemon=True)
+            self._listener.start()
+            _instruct(self._feeder.stdin, self._settings, self._journal.path)
+        except OSError as error:  # no memory for a process, or it ended at once: the work does not need it
+            self._warn(f"the feeder of the trackers could not be started ({error}): going on without it; the journal has every number")
+
+    def _drain(self, feeder: subprocess.Popen[str]) -> None:
+        """Tell the feeder that this is the end, and wait for it."""
+        assert feeder.stdin
+        with contextlib.suppress(BrokenPipeError):
+            feeder.stdin.close()
+        try:
+            feeder.wait(self._settings.tracking.drain_seconds)
+        except subprocess.TimeoutExpired:
+            feeder.kill()
+            feeder.wait()
+        self._listener.join(timeout=5)
+        self._pass_on()
 
     def _listen(self, lines: IO[str]) -> None:
         for line in lines:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from medpipe import store
+from medpipe import store, tracking
 from medpipe.config import Settings
 from medpipe.tracking import Tracker, track_missed
 from medpipe.tracking.journal import journals, read_state
@@ -159,6 +159,19 @@ def test_a_killed_work_is_marked_so_and_keeps_its_numbers(tmp_path: Path) -> Non
     assert {run.info.status for run in client.search_runs([experiment.experiment_id])} == {"KILLED"}
 
 
+@pytest.mark.parametrize("feeder", [("/bin/false",), ("/nowhere/feeder",)])
+def test_a_feeder_that_ends_at_once_or_cannot_start_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, feeder: tuple[str, ...]
+) -> None:
+    settings, said = settings_in(tmp_path), []
+    with monkeypatch.context() as broken:
+        broken.setattr(tracking, "FEEDER", feeder)
+        work(settings, said)
+    assert said[-1].startswith("mlflow still lacks 42 lines of models/planner")
+    assert track_missed(settings, print) == {"mlflow": 0}
+    assert points(tmp_path / "mlflow.db") == POINTS
+
+
 def test_a_feeder_that_is_killed_anywhere_sends_nothing_twice(tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
     journal = Tracker(settings, "models/planner", "run", PARAMS, TAGS, print)
@@ -181,9 +194,9 @@ def test_training_ends_with_the_same_bytes_whether_its_tracker_lives_or_not(
     tmp_path: Path, tiny_base: Path, tiny_splits: dict[str, Path]
 ) -> None:
     inputs, found = {"models/base": tiny_base, **tiny_splits}, []
-    for name, tracking in (("none", {"kind": "none"}), ("dead", {"uri": f"http://127.0.0.1:{free_port()}"}), ("alive", {})):
+    for name, changed in (("none", {"kind": "none"}), ("dead", {"uri": f"http://127.0.0.1:{free_port()}"}), ("alive", {})):
         job = real_job("models/reporter", tiny_settings({"training.max_examples": 4, "training.epochs": 2}), inputs, tmp_path / name)
-        job.report.tracker = Tracker(settings_in(tmp_path / name, **tracking), job.name, "run", {}, {}, print)  # type: ignore[attr-defined]
+        job.report.tracker = Tracker(settings_in(tmp_path / name, **changed), job.name, "run", {}, {}, print)  # type: ignore[attr-defined]
         sft.run(job)
         job.report.tracker.close(False, {})  # type: ignore[attr-defined]
         found.append(store.sha256_file(next(job.out.rglob("adapter_model.safetensors"))))
