@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from medpipe import NOTICE, store
-from medpipe.config import DEFAULT_PROFILE, load_profile, parse_override
+from medpipe.config import DEFAULT_PROFILE, Settings, load_profile, parse_override
 from medpipe.corpus.download import mirror_folder
 from medpipe.errors import MedpipeError
 
@@ -47,7 +47,9 @@ def run(
     if not run_graph(profile, select, overrides):
         print("\nThe run failed: the lines marked !! above say why. What was finished stays and is not made again.", file=sys.stderr)
         raise typer.Exit(1)
-    _conclude(settings.outputs, time.monotonic() - started)
+    seconds = time.monotonic() - started
+    _feed_trackers(settings)
+    _conclude(settings.outputs, seconds)
 
 
 @app.command()
@@ -90,6 +92,25 @@ def compare(
     from medpipe.evaluation.runs import as_text, differences
 
     print(as_text(differences(run_a, run_b, system), run_a, run_b, system))
+
+
+@app.command()
+def lineage(
+    what: Annotated[
+        str, typer.Argument(help="a model's folder, an asset's key (models/maporl_team), or the id of a Dagster or MLflow run")
+    ],
+    profile: ProfileOption = DEFAULT_PROFILE,
+    overrides: SetOption = [],  # noqa: B006
+    as_data: Annotated[bool, typer.Option("--json", help="print JSON instead of a tree")] = False,
+) -> None:
+    """Tell where a result comes from: data, licences, base, settings, commit, and the evaluations of exactly this content."""
+    import json
+    from dataclasses import asdict
+
+    from medpipe.lineage import as_text, trace
+
+    found = trace(what, load_profile(profile, dict(parse_override(text) for text in overrides)).outputs)
+    print(json.dumps(asdict(found), indent=2, ensure_ascii=False) if as_data else as_text(found))
 
 
 @app.command()
@@ -216,6 +237,16 @@ def data_why_dropped(
     from medpipe.corpus.trace import why_dropped
 
     print(why_dropped(wanted, load_profile(profile).outputs))
+
+
+def _feed_trackers(settings: Settings) -> None:
+    """What the trackers still lack, said or sent once more: no later work of this run will do it."""
+    from medpipe.tracking import lacking, track_missed
+
+    if any(lacking(settings).values()):
+        for tracker, lines in track_missed(settings, print).items():
+            if lines:
+                print(f"{tracker} lacks {lines} lines of outputs/tracking: send them with `medpipe track`", file=sys.stderr)
 
 
 def _conclude(outputs: Path, seconds: float) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dagster as dg
 
-from medpipe.assets import automation, corpus, evaluation, models, release, tuning
+from medpipe.assets import alerts, automation, corpus, evaluation, models, release, tuning
 from medpipe.assets.console import console
 from medpipe.resources import Launcher, Profile, RefStore
 
@@ -31,14 +31,16 @@ ASSETS = [
 
 DATA = dg.AssetSelection.groups("sources", "corpus", "splits")
 MODELS = dg.AssetSelection.groups("models", "rewards")
-RESULTS = dg.AssetSelection.groups("evaluation", "release")
+RESULTS = dg.AssetSelection.groups("evaluation")
+RELEASE = dg.AssetSelection.groups("release")
 
 JOBS = {
     "ingest": dg.define_asset_job("ingest", DATA, description="Sources to validated splits."),
     "train": dg.define_asset_job(
         "train", MODELS, description="The base, the four roles, the audit of the reward and the team, from the splits that stand."
     ),
-    "evaluate": dg.define_asset_job("evaluate", RESULTS, description="Benchmarks, leaderboard and report, on the models that stand."),
+    "evaluate": dg.define_asset_job("evaluate", RESULTS, description="Benchmarks and leaderboard, on the models that stand."),
+    "release": dg.define_asset_job("release", RELEASE, description="Champion and report, on the evaluations that stand."),
     "everything": dg.define_asset_job(
         "everything", dg.AssetSelection.all() - dg.AssetSelection.groups("tuning"), description="The whole graph."
     ),
@@ -52,7 +54,7 @@ defs = dg.Definitions(
     assets=ASSETS,
     jobs=list(JOBS.values()),
     schedules=[automation.WEEKLY],
-    sensors=[automation.custom_rows],
+    sensors=[automation.custom_rows, automation.CHANGED_INPUTS, alerts.run_failures, alerts.check_failures],
     resources={"profile": profile, "launcher": Launcher(profile=profile), "io_manager": RefStore(profile=profile)},
     executor=dg.multiprocess_executor.configured({"start_method": {"forkserver": {"preload_modules": ["medpipe.definitions"]}}}),
     loggers={"console": console},

@@ -2,12 +2,14 @@
 
     medpipe run --profile quickstart        # or: make run PROFILE=quickstart
 
-The same run as `dagster asset materialize -m medpipe.definitions --select '*'`, with short lines on the terminal, tags that
-tell which process it belongs to, and slots freed that a killed run still holds. Left out: the queue and the daemon.
+The same run as `dagster asset materialize -m medpipe.definitions --select '*'`, with short lines on the terminal, a tag that
+tells which process drives it, and slots freed that a killed run still holds. `WatchedRuns` and
+`WatchedScheduler` (dagster.yaml) do the same for the runs of Dagster's page. Left out: the queue and the daemon.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import threading
@@ -15,15 +17,43 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
+from dagster._core.launcher import CheckRunHealthResult, WorkerStatus
+from dagster._core.scheduler.scheduler import DagsterDaemonScheduler
+from dagster._core.storage.tags import GRPC_INFO_TAG
 
 from medpipe.config import Settings, load_profile, parse_override
 from medpipe.errors import MedpipeError
-from medpipe.resources import PROFILE_VARIABLE
+from medpipe.launch.owner import end_with_servers, lives, named_run, nobody_listens, owner_of
+from medpipe.resources import OWNER_TAG, PROFILE_VARIABLE
 
-OWNER_TAG = "medpipe/process"
-"""Tag of a command-line run: process id and start time of the process that drives it."""
+
+class WatchedRuns(dg.DefaultRunLauncher):
+    """Dagster's own launcher of runs, which also tells the run monitoring whether a run's process lives.
+
+    Without that a run whose process was killed together with its server stays "started", and keeps its slots, for ever.
+    """
+
+    @property
+    def supports_check_run_worker_health(self) -> bool:
+        """Yes."""
+        return True
+
+    def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
+        """Whether the run's process lives; one that can't be seen from here counts as alive."""
+        if is_dead(run):
+            return CheckRunHealthResult(WorkerStatus.FAILED, "the process that drove this run is gone")
+        return CheckRunHealthResult(WorkerStatus.RUNNING)
+
+
+class WatchedScheduler(DagsterDaemonScheduler):
+    """Dagster's own scheduler, which each process of Dagster makes at its start: there it is told to end with the one above it."""
+
+    def __init__(self, **settings: Any) -> None:
+        end_with_servers()
+        super().__init__(**settings)
 
 
 def whole_graph() -> dg.JobDefinition:
@@ -60,22 +90,31 @@ def run_graph(profile: str, select: str, overrides: list[str]) -> bool:
         with _without_plumbing():
             result = dg.execute_job(
                 dg.reconstructable(whole_graph), instance=instance, run_config=config, asset_selection=keys,
-                tags={OWNER_TAG: _this_process()}, raise_on_error=False,
+                tags={OWNER_TAG: owner_of(os.getpid())}, raise_on_error=False,
             )  # fmt: skip
     return result.success
 
 
 def free_dead_runs(instance: dg.DagsterInstance) -> list[str]:
-    """Mark command-line runs whose process is gone as failed and free the slots they hold; returns their ids."""
+    """Mark runs whose process is gone as failed and free the slots they hold; returns their ids."""
     unfinished = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.CANCELING]
-    dead = []
-    for run in instance.get_runs(dg.RunsFilter(statuses=unfinished)):
-        owner = run.tags.get(OWNER_TAG)
-        if owner and not _alive(owner):
-            instance.report_run_failed(run, "the process that drove this run was killed")
-            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
-            dead.append(run.run_id)
-    return dead
+    dead = [run for run in instance.get_runs(dg.RunsFilter(statuses=unfinished)) if is_dead(run)]
+    for run in dead:
+        instance.report_run_failed(run, "the process that drove this run was killed")
+        instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+    return [run.run_id for run in dead]
+
+
+def is_dead(run: dg.DagsterRun) -> bool:
+    """Whether the process that drives a run is certainly gone, on this machine."""
+    owner = run.tags.get(OWNER_TAG, "")
+    if named_run(owner) != run.run_id and (named_run(owner) or run.parent_run_id):
+        owner = ""  # inherited from the run that this one repeats
+    alive = lives(owner)
+    if alive is not None:
+        return not alive
+    listening = json.loads(run.tags.get(GRPC_INFO_TAG, "{}")).get("socket")  # all there is before the first step
+    return bool(not owner and listening and nobody_listens(listening))
 
 
 def _selected(defs: dg.Definitions, select: str) -> list[dg.AssetKey]:
@@ -123,23 +162,6 @@ def _instance() -> dg.DagsterInstance:
         )
     os.environ.setdefault("DAGSTER_HOME", str(home))
     return dg.DagsterInstance.get()
-
-
-def _this_process() -> str:
-    return f"{os.getpid()} {_started(os.getpid())}"
-
-
-def _alive(owner: str) -> bool:
-    number, _, started = owner.partition(" ")
-    return _started(int(number)) == started
-
-
-def _started(pid: int) -> str:
-    """Start time of a process in clock ticks since boot, field 22 of /proc/<pid>/stat; empty where there is none."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (FileNotFoundError, ProcessLookupError):  # the latter where it ends while it is read
-        return ""
 
 
 @contextmanager

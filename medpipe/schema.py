@@ -108,6 +108,7 @@ class Manifest(Frozen):
     inputs: dict[str, str] = Field(default_factory=dict)
     settings: dict[str, Any] = Field(default_factory=dict)
     config_hash: str = ""
+    profile: str = ""
     commit: str = ""
     created_at: str = ""
     seconds: float = 0.0

@@ -27,7 +27,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (  # from the ground up; a room is a modul
     ("resources",),
     ("assets",),
     ("definitions",),
-    ("runner", "doctor", "plan", "library"),
+    ("runner", "doctor", "plan", "library", "lineage"),
     ("cli",),
 )
 FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from medpipe import store
 from medpipe.config import profile_names
+from medpipe.schema import Manifest
 
 ROOT = Path(__file__).parent.parent
 COMMAND = Path(sys.executable).with_name("medpipe")
@@ -40,7 +43,7 @@ def one_message(done: subprocess.CompletedProcess[str]) -> str:
 def test_help_names_the_commands_and_says_what_this_is_not() -> None:
     done = medpipe("--help")
     assert done.returncode == 0
-    for word in ("run", "plan", "test", "doctor", "ui", "not medical advice"):
+    for word in ("run", "plan", "test", "doctor", "ui", "lineage", "not medical advice"):
         assert word in " ".join(done.stdout.split())
 
 
@@ -121,3 +124,22 @@ def test_a_plan_loads_nothing_and_tells_what_the_trainings_would_take(tmp_path: 
     for word in ("planner", "researcher", "analyst", "reporter", "maporl_team", "MiB", "steps", "tokens"):
         assert word in done.stdout, done.stdout
     assert not list(tmp_path.iterdir())
+
+
+def test_lineage_of_what_is_not_there_is_one_message(tmp_path: Path) -> None:
+    message = one_message(medpipe("lineage", "models/maporl_team", "--set", f"paths.outputs={tmp_path}"))
+    assert message.startswith("medpipe: got 'models/maporl_team', which fits no runs, expected a finished folder, an asset's key ")
+    assert message.endswith("; a run that found everything standing made nothing of its own")
+
+
+def test_lineage_is_a_tree_or_json(tmp_path: Path) -> None:
+    manifest = Manifest(
+        task="base", fingerprint="f", sha256=store.hash_of_hashes({}), files={}, metadata={"model": "tiny", "licence": "MIT"}
+    )
+    (tmp_path / "models" / "base").mkdir(parents=True)
+    store.write_json(tmp_path / "models" / "base" / store.MANIFEST, manifest.model_dump(mode="json"))
+    tree = medpipe("lineage", "models/base", "--set", f"paths.outputs={tmp_path}")
+    assert tree.returncode == 0, tree.stderr
+    assert tree.stdout.startswith(f"models/base  content {manifest.sha256[:12]}") and "model tiny, licence MIT" in tree.stdout
+    data = json.loads(medpipe("lineage", str(tmp_path / "models" / "base"), "--json").stdout)
+    assert data["sha256"] == manifest.sha256 and data["base"] == {"model": "tiny", "licence": "MIT"}

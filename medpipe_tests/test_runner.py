@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import errno
+import json
 import os
-import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.storage.tags import GRPC_INFO_TAG
 
 from medpipe import runner
 from medpipe.errors import MedpipeError
-
-ROOT = Path(__file__).parent.parent
-DEADLINE = 120.0  # seconds; for what a busy machine may take, not for what is expected
+from medpipe.launch.owner import owner_of
+from medpipe_tests.operations.processes import BIN, DEADLINE, ROOT, Halt, environment, make_workspace, swept, wait_until, working_in
 
 
 @pytest.fixture
@@ -35,7 +32,7 @@ def test_a_killed_run_is_marked_as_failed_and_its_slot_is_free_again(instance: d
     storage = instance.event_log_storage
     storage.initialize_concurrency_limit_to_default("cpu_0")
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as owner:
-        tag = {runner.OWNER_TAG: f"{owner.pid} {runner._started(owner.pid)}"}
+        tag = {runner.OWNER_TAG: owner_of(owner.pid)}
         run = instance.add_run(dg.DagsterRun("everything", status=dg.DagsterRunStatus.STARTED, tags=tag))
         storage.claim_concurrency_slot("cpu_0", run.run_id, "models__planner")
         assert runner.free_dead_runs(instance) == []  # its process lives
@@ -50,7 +47,8 @@ def test_a_killed_run_is_marked_as_failed_and_its_slot_is_free_again(instance: d
 
 
 def test_another_process_under_the_old_number_is_not_the_owner(instance: dg.DagsterInstance) -> None:
-    tag = {runner.OWNER_TAG: f"{os.getpid()} 1"}  # this process's number, another time of start
+    number, _, *place = owner_of(os.getpid()).split()
+    tag = {runner.OWNER_TAG: " ".join((number, "1", *place))}  # this process's number, another time of start
     run = instance.add_run(dg.DagsterRun("everything", status=dg.DagsterRunStatus.STARTED, tags=tag))
     assert runner.free_dead_runs(instance) == [run.run_id]
 
@@ -63,58 +61,58 @@ def test_runs_of_dagsters_page_and_ended_runs_are_left_alone(instance: dg.Dagste
     assert [run.status for run in left if run] == [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.SUCCESS]
 
 
-def wait_until(true: Callable[[], Any], what: str) -> Any:
-    """The first true value; fails after the deadline."""
-    end = time.monotonic() + DEADLINE
-    while not (value := true()):
-        assert time.monotonic() < end, f"waited in vain until {what}"
-        time.sleep(0.05)
-    return value
+def page_run(**tags: str) -> dg.DagsterRun:
+    return dg.DagsterRun("everything", status=dg.DagsterRunStatus.STARTED, tags=tags)
 
 
-def working_in(folder: Path) -> list[str]:
-    """Ids and commands of the processes whose working directory this is."""
-    found = []
-    for process in Path("/proc").iterdir():
-        try:
-            if process.name.isdecimal() and (process / "cwd").readlink() == folder:
-                found.append(f"{process.name} {(process / 'cmdline').read_text().replace(chr(0), ' ')[:80]}")
-        except (FileNotFoundError, ProcessLookupError, PermissionError):
-            continue  # it ended, or is not ours
-    return found
+def test_the_run_monitoring_is_told_of_a_page_s_run_whose_process_or_server_is_gone(tmp_path: Path) -> None:
+    from dagster._core.launcher import WorkerStatus
+
+    watched = runner.WatchedRuns()
+    assert watched.supports_check_run_worker_health
+    run = page_run()
+    owner, dead = owner_of(os.getpid(), run.run_id), f"{os.getpid()} 1 {' '.join(owner_of(os.getpid()).split()[2:])}"
+    socket = {GRPC_INFO_TAG: json.dumps({"host": "localhost", "socket": str(tmp_path / "nobody")})}
+    table = [
+        ({}, "RUNNING"),  # before its first step
+        ({runner.OWNER_TAG: owner}, "RUNNING"),
+        ({runner.OWNER_TAG: f"{dead} {run.run_id}"}, "FAILED"),
+        ({runner.OWNER_TAG: f"{dead} another-run"}, "RUNNING"),  # inherited from the run that it repeats
+        (socket, "FAILED"),
+        ({**socket, runner.OWNER_TAG: owner}, "RUNNING"),  # its own process counts, not the server's
+        ({GRPC_INFO_TAG: json.dumps({"host": "localhost", "port": 1})}, "RUNNING"),  # perhaps on another machine
+    ]
+    for tags, expected in table:
+        assert watched.check_run_worker_health(run.with_tags(tags)).status is WorkerStatus(expected), tags
+    repeated = dg.DagsterRun("everything", parent_run_id="first", root_run_id="first", tags={runner.OWNER_TAG: dead})
+    assert not runner.is_dead(repeated)
+
+
+def test_every_process_of_dagster_makes_the_watched_scheduler(instance: dg.DagsterInstance) -> None:
+    assert isinstance(instance.scheduler, runner.WatchedScheduler)
+    assert isinstance(instance.run_launcher, runner.WatchedRuns)
+    assert instance.run_retries_enabled
+    assert not instance.run_retries_retry_on_asset_or_op_failure
 
 
 @pytest.mark.slow
 def test_a_killed_run_leaves_no_process_behind_and_the_next_one_goes_on(tmp_path: Path) -> None:
-    (tmp_path / "dagster.yaml").write_text((ROOT / "dagster.yaml").read_text(encoding="utf-8"), encoding="utf-8")
-    pipe = tmp_path / "data" / "synthetic" / "conditions" / "z_pipe.yaml"
-    pipe.parent.mkdir(parents=True)
-    shutil.copy(min((ROOT / "data" / "synthetic" / "conditions").glob("*.yaml")), pipe.with_name("some.yaml"))
-    os.mkfifo(pipe)  # whoever reads it stays in the middle of its work
+    folder = make_workspace(tmp_path.resolve())
+    halt = Halt(folder)
+    command = [BIN / "medpipe", "run", "--profile", "smoke", "--select", "sources/synthetic"]
+    with swept(folder):
+        with subprocess.Popen(command, cwd=folder, env=environment(folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
+            wait_until(halt.reached, "the worker reads")
+            assert len(working_in(folder)) >= 3  # command line, step and worker at least
+            run.kill()
+        wait_until(lambda: not working_in(folder), "every process of the killed run is gone", 10)
+        assert not (folder / "outputs" / "sources" / "synthetic").exists()
 
-    def connect() -> int | None:
-        try:
-            return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
-        except OSError as error:
-            assert error.errno == errno.ENXIO  # nobody reads yet
-            return None
-
-    command = [Path(sys.executable).with_name("medpipe"), "run", "--profile", "smoke", "--select", "sources/synthetic"]
-    environment = {**os.environ, "DAGSTER_HOME": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""}
-    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
-        wait_until((tmp_path / "outputs" / "sources" / ".synthetic.partial").is_dir, "the worker begins")
-        end = wait_until(connect, "the worker reads")
-        assert len(working_in(tmp_path)) >= 3  # command line, step and worker at least
-        run.kill()
-    wait_until(lambda: not working_in(tmp_path), "every process of the killed run is gone")
-    os.close(end)
-    assert not (tmp_path / "outputs" / "sources" / "synthetic").exists()
-
-    pipe.unlink()
-    again = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=DEADLINE)
+        halt.lift()
+        again = subprocess.run(command, cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=DEADLINE)
     assert again.returncode == 0, again.stderr
     assert "was killed before it ended: marked as failed, its slots are free again" in again.stderr
-    assert (tmp_path / "outputs" / "sources" / "synthetic" / "manifest.json").is_file()
+    assert (folder / "outputs" / "sources" / "synthetic" / "manifest.json").is_file()
 
 
 @pytest.mark.parametrize("select", ["*", "models/maporl_team", "evaluation/leaderboard"])

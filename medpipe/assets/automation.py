@@ -1,15 +1,20 @@
-"""What starts runs without a person: the weekly schedule, and a sensor that notices the user's own rows. Both are off at first.
+"""What starts runs without a person: a weekly schedule, the user's own rows, and changed data upstream. All are off at first.
 
-    dagster dev         # switch them on under Automation; while it runs, the sensor looks every minute
+    dagster dev         # switch them on under Automation; while it runs, the sensors look every minute
 
-The sensor waits while a file is being written: it acts once two looks in a row find the same sizes and times, and only when the
-content is another one than before. What this leaves out: the other sources, which a run reads anew by itself.
+`custom_rows` waits while a file is being written: it acts once two looks in a row find the same sizes and times, and only when the
+content is another one than before. `changed_inputs` asks for models, evaluations and the release where what they were made from
+has another data version now, once for each change. What this leaves out: the other sources, which a run reads anew by itself, and
+making data anew, which the schedule, `custom_rows` or a person does.
 """
 
 import hashlib
 import time
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
@@ -30,6 +35,94 @@ WEEKLY = dg.ScheduleDefinition(
     execution_timezone="UTC",
     description="Every Sunday at 03:00 UTC; what has not changed is not made again. Off until switched on.",
 )
+
+FRESH = dg.FreshnessPolicy.time_window(warn_window=timedelta(days=8), fail_window=timedelta(days=15))
+"""Of the champion: one missed week is a warning, two are a failure. A run that finds it standing counts."""
+
+VERSION, VERSION_READ = "dagster/data_version", "dagster/input_data_version/"
+"""Tags that Dagster puts on a materialisation: its own data version, and those of what it read."""
+
+
+class InputsChanged(dg.AutomationCondition[dg.AssetKey]):
+    """True where an input's data version is another one than the asset was made from, until the asset was asked for.
+
+    Dagster's own `data_version_changed` compares with the last look: what changed while the asset was being made would be lost, and
+    a run of the whole graph would be followed by a second one. This compares with what the asset really read, and remembers the
+    versions for which it was asked for, so that a run that failed is not asked for again. At the first look nothing has changed.
+    """
+
+    @property
+    def name(self) -> str:
+        """Its name in the evaluations on Dagster's page."""
+        return "inputs_changed"
+
+    @property
+    def description(self) -> str:
+        """The same for people."""
+        return "an input has another data version than this was made from"
+
+    def evaluate(self, context: dg.AutomationContext[dg.AssetKey]) -> dg.AutomationResult[dg.AssetKey]:
+        """Compare; the cursor holds what was seen at the last look and what was last asked for."""
+        parents = sorted(context.asset_graph.get(context.key).parent_keys)
+        tags = _latest_tags(context.asset_graph_view.instance, [context.key, *parents])
+        made = tags.get(context.key, {})
+        now = {key.to_user_string(): tags[key][VERSION] for key in parents if VERSION in tags.get(key, {})}
+        stamp = store.hash_of_hashes(now)
+        seen, asked = (context.cursor or f"{stamp} {stamp}").split(" ")
+        before = context.get_previous_requested_subset(context.root_context.key)
+        if before is not None and not before.is_empty:
+            asked = seen
+        due = stamp != asked and any(made.get(VERSION_READ + name) != version for name, version in now.items())
+        subset = context.candidate_subset if due else context.get_empty_subset()
+        return dg.AutomationResult(context, subset, cursor=f"{stamp} {asked}")
+
+
+def _latest_tags(instance: dg.DagsterInstance, keys: Sequence[dg.AssetKey]) -> dict[dg.AssetKey, Mapping[str, str]]:
+    entries = {record.asset_entry.asset_key: record.asset_entry.last_materialization for record in instance.get_asset_records(keys)}
+    return {key: entry.tags or {} for key, entry in entries.items() if entry is not None}
+
+
+def _unsettled() -> Any:
+    """About an upstream asset: it is being made or about to be, or its last making failed, or a check that blocks did."""
+    on = dg.AutomationCondition
+    bad_check = on.any_checks_match(on.check_failed(), blocking_only=True)
+    return on.in_progress() | on.will_be_requested() | on.execution_failed() | bad_check
+
+
+def _upstream_unsettled() -> Any:
+    """Within two arrows: the evaluations wait for the audit that the team waits for."""
+    on = dg.AutomationCondition
+    return on.any_deps_match(_unsettled() | on.any_deps_match(_unsettled()))
+
+
+def _when_inputs_change() -> Any:
+    ready = ~dg.AutomationCondition.in_progress() & ~_upstream_unsettled()
+    return (InputsChanged() & ready).with_label("inputs_changed_and_settled")
+
+
+def _with_its_benchmarks() -> Any:
+    """For the leaderboard: in the run of the benchmarks that it shows, or after them."""
+    on = dg.AutomationCondition
+    asked = on.any_deps_match(on.will_be_requested())
+    ready = ~on.in_progress() & ~on.any_deps_match(on.in_progress() | on.any_deps_match(_unsettled()))
+    return ((InputsChanged() | asked) & ready).with_label("inputs_changed_or_benchmarks_requested")
+
+
+WHEN_INPUTS_CHANGE = _when_inputs_change()
+"""Automation condition of the models, the benchmarks, the champion and the report."""
+
+WITH_ITS_BENCHMARKS = _with_its_benchmarks()
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", dg.BetaWarning)  # a condition of our own can only be evaluated in the process that has the code
+    CHANGED_INPUTS = dg.AutomationConditionSensorDefinition(
+        "changed_inputs",
+        target=dg.AssetSelection.groups("models", "rewards", "evaluation", "release"),
+        use_user_code_server=True,
+        default_status=dg.DefaultSensorStatus.STOPPED,
+        minimum_interval_seconds=LOOK_SECONDS,
+        description="Models, evaluations and the release are made anew where their inputs have changed. Off until switched on.",
+    )
 
 
 class Seen(Frozen):

@@ -18,7 +18,7 @@ def source_asset(name: str) -> dg.AssetsDefinition:
 
     @dg.asset(
         key=["sources", name], group_name="sources", kinds={"table"}, owners=OWNERS, dagster_type=HANDED_OVER,
-        description=f"{source.title}. Licence: {source.licence}.",
+        description=f"Raw rows: {source.title}. Licence: {source.licence}.",
         check_specs=check_specs(f"sources/{name}"),
     )  # fmt: skip
     def load(context: AssetExecutionContext, launcher: Launcher, profile: Profile) -> dg.MaterializeResult:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import dagster as dg
 from dagster import AssetExecutionContext
 
+from medpipe.assets.automation import WHEN_INPUTS_CHANGE, WITH_ITS_BENCHMARKS
 from medpipe.assets.corpus import OWNERS
 from medpipe.assets.present import HANDED_OVER
 from medpipe.config import Settings
@@ -46,12 +47,14 @@ def evaluation_assets(settings: Settings) -> dg.AssetsDefinition:
         dg.AssetSpec(
             benchmark_key(name), group_name="evaluation", kinds={"table"}, owners=OWNERS, deps=upstream, skippable=True,
             description=f"{benchmark.title}: evaluation only, never trained on. Licence: {benchmark.licence}.",
+            automation_condition=WHEN_INPUTS_CHANGE,
         )
         for name, benchmark in BENCHMARKS.items()
     ]  # fmt: skip
     board = dg.AssetSpec(
         LEADERBOARD, group_name="evaluation", kinds={"table"}, owners=OWNERS, deps=[spec.key for spec in specs], skippable=True,
         description="One agent, the fine-tuned team and the MAPoRL team on the same questions, with intervals and the chance line.",
+        automation_condition=WITH_ITS_BENCHMARKS,
     )  # fmt: skip
 
     @dg.multi_asset(name="evaluation", specs=[*specs, board], ins=handed_over(EVALUATED), can_subset=True, pool=place_team(settings).pool)
@@ -78,6 +81,7 @@ def evaluation_assets(settings: Settings) -> dg.AssetsDefinition:
     dagster_type=HANDED_OVER,
     ins=handed_over(REPORTED),
     deps=[LEADERBOARD],
+    automation_condition=WHEN_INPUTS_CHANGE,
 )
 def report(context: AssetExecutionContext, launcher: Launcher, **refs: Ref) -> dg.MaterializeResult:
     """One page for a physician-researcher: what went in, what was learned, what it is worth, and how to do it again."""

@@ -81,7 +81,7 @@ def to_checks(name: str, manifest: Manifest) -> list[dg.AssetCheckResult]:
     return [
         dg.AssetCheckResult(
             passed=check.passed, asset_key=dg.AssetKey(name.split("/")), check_name=check.name, severity=levels[check.severity],
-            metadata={key: str(value) for key, value in check.values.items()},
+            description=check.description or None, metadata={key: str(value) for key, value in check.values.items()},
         )
         for check in manifest.checks
     ]  # fmt: skip

@@ -7,6 +7,7 @@ as they lie finished: one that can't be had is not materialised, and the decisio
 import dagster as dg
 from dagster import AssetExecutionContext
 
+from medpipe.assets.automation import FRESH, WHEN_INPUTS_CHANGE
 from medpipe.assets.corpus import OWNERS
 from medpipe.assets.evaluation import LEADERBOARD, by_key, handed_over
 from medpipe.assets.present import HANDED_OVER
@@ -25,6 +26,8 @@ RELEASED = ["splits/train", "models/base", "models/maporl_team"]
     dagster_type=HANDED_OVER,
     ins=handed_over(RELEASED),
     deps=[LEADERBOARD],
+    automation_condition=WHEN_INPUTS_CHANGE,
+    freshness_policy=FRESH,
 )
 def champion(context: AssetExecutionContext, launcher: Launcher, **refs: Ref) -> dg.MaterializeResult:
     """Registers the team as a version of `medpipe_team`, and makes it champion if it is better and nowhere worse."""

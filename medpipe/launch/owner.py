@@ -8,9 +8,11 @@ Left out: other machines and containers, whose processes can't be seen from here
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import select
+import signal
 import socket
 import threading
 from functools import cache
@@ -65,20 +67,43 @@ def nobody_listens(path: str) -> bool:
 def end_with_servers() -> None:
     """Let this process end with the one above it, where it is one of `dagster dev` or of a code server; all others go on."""
     end_with_driver()
-    if multiprocessing.parent_process() is not None or f"{DEV_VARIABLE}=1" not in _text(os.getpid(), "environ").split("\0"):
+    if multiprocessing.parent_process() is not None or not _below_dev(os.getpid()):
         return
-    parent = os.getppid()
-    handle = os.pidfd_open(parent)
-    if "dagster" not in _text(parent, "cmdline"):  # it ended before this process came to look
+    above = _servers()
+    try:
+        handles = [os.pidfd_open(pid) for pid in above]
+    except ProcessLookupError:
+        os._exit(1)
+    if not above or _servers() != above:  # something ended before this process came to look
         os._exit(1)
 
     def watch() -> None:
         poll = select.poll()
-        poll.register(handle, select.POLLIN)
-        poll.poll()
+        for handle in handles:
+            poll.register(handle, select.POLLIN)
+        ended = [handle for handle, _ in poll.poll()]
+        for handle in handles[: max(map(handles.index, ended))]:  # what stands between: a server that would wait for 45 s
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
         os._exit(1)
 
     threading.Thread(target=watch, name="end-with-servers", daemon=True).start()
+
+
+def _servers() -> list[int]:
+    """The processes above this one up to `dagster dev` itself; empty where the chain is broken."""
+    found, here = [], os.getpid()
+    while _below_dev(here):
+        here = int((_stat(here) or ["", "0"])[1])
+        if here <= 0 or "dagster" not in _text(here, "cmdline"):
+            return []
+        found.append(here)
+    return found
+
+
+def _below_dev(pid: int) -> bool:
+    """Whether a process was started by `dagster dev` or below it."""
+    return f"{DEV_VARIABLE}=1" in _text(pid, "environ").split("\0")
 
 
 def _started(pid: int) -> str:

@@ -137,8 +137,8 @@ def _build(order: Order, partial: Path, final: Path, say: Callable[[str, str], N
     lasting = {name: sha for name, sha in files.items() if not name.startswith(VOLATILE)}
     manifest = Manifest(
         task=order.task, fingerprint=order.fingerprint, sha256=store.hash_of_hashes(lasting), files=files, inputs=inputs,
-        settings=used,
-        config_hash=settings.config_hash(), commit=order.commit, created_at=_now(), seconds=round(time.monotonic() - started, 2),
+        settings=used, config_hash=settings.config_hash(), profile=settings.name,
+        commit=order.commit, created_at=_now(), seconds=round(time.monotonic() - started, 2),
         status=outcome.status, reason=outcome.reason,
         exports={name: str(target) for name, target in outcome.exports.items()}, metadata=dict(outcome.metadata), checks=outcome.checks,
     )  # fmt: skip

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from medpipe.config import Settings
-from medpipe.tracking.journal import Journal, journals, unfed
+from medpipe.tracking.journal import Journal, is_written, journals, unfed
 from medpipe.tracking.usage import Sampler
 
 FEEDER = (sys.executable, "-m", "medpipe.tracking.feeder")
@@ -43,14 +43,19 @@ def trackers(settings: Settings) -> tuple[str, ...]:
 
 
 def track_missed(settings: Settings, say: Callable[[str], None]) -> dict[str, int]:
-    """Send what the trackers still lack; returns how many lines of all journals each lacks afterwards."""
+    """Send what the trackers still lack; returns what they lack afterwards."""
     with subprocess.Popen(FEEDER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as feeder:
         assert feeder.stdin and feeder.stdout
         _instruct(feeder.stdin, settings, None)
         feeder.stdin.close()
         for line in feeder.stdout:
             say(line.rstrip("\n"))
-    files = journals(settings.outputs)
+    return lacking(settings)
+
+
+def lacking(settings: Settings) -> dict[str, int]:
+    """How many lines each tracker lacks of all journals that nobody writes any more."""
+    files = [file for file in journals(settings.outputs) if not is_written(file)]
     return {name: sum(unfed(file, name) for file in files) for name in trackers(settings)}
 
 
@@ -106,9 +111,9 @@ class Tracker:
         if self._feeder:
             self._drain(self._feeder)
         for tracker in trackers(self._settings):
-            if lacking := unfed(self._journal.path, tracker):
+            if lines := unfed(self._journal.path, tracker):
                 self._warn(
-                    f"{tracker} still lacks {lacking} lines of {self._name}: nothing is lost ({self._journal.path}); "
+                    f"{tracker} still lacks {lines} lines of {self._name}: nothing is lost ({self._journal.path}); "
                     "the next run sends them, or `medpipe track` does"
                 )
 

@@ -1,16 +1,21 @@
-"""The sensor on the user's own rows: real files, one run for each change of content, none for anything else."""
+"""The sensor on the user's own rows: real files, one run for each change of content, none for anything else.
 
+And the one on changed data: the real graph's conditions over assets of the same shape that take no time, with real runs and events.
+"""
+
+import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
-from medpipe.assets.automation import custom_rows
+from medpipe.assets.automation import CHANGED_INPUTS, custom_rows
 from medpipe.config import Settings
 from medpipe.definitions import defs
 from medpipe.resources import Profile
+from medpipe.schema import ROLES
 
 Answer = dg.RunRequest | dg.SkipReason
 LINE = '{"question": "What is a test?", "answer": "A question that is asked of a program."}\n'
@@ -148,3 +153,205 @@ def test_the_graph_has_it_and_it_is_off_until_switched_on() -> None:
     assert sensor.default_status is dg.DefaultSensorStatus.STOPPED
     assert sensor.minimum_interval_seconds == 60
     assert sensor.job_name == "everything"
+
+
+DATA = ["splits/train", "splits/validation"]
+FOUR = [f"models/{role}" for role in ROLES]
+BENCHMARKS = ["medmcqa", "medqa", "medquad_heldout", "medxpertqa", "mmlu_medical", "pubmedqa", "safety", "synthetic_heldout"]
+EVALUATIONS = sorted(f"evaluation/{name}" for name in [*BENCHMARKS, "leaderboard"])
+RELEASE = ["release/champion", "release/report"]
+MADE_BY_CHANGE = sorted([*FOUR, "models/maporl_team", "rewards/audit", *EVALUATIONS, *RELEASE])
+
+
+class Graph:
+    """Assets with the keys, arrows, steps and conditions of the real graph; an asset's version follows from those that it reads."""
+
+    def __init__(self, instance: dg.DagsterInstance) -> None:
+        self.instance = instance
+        self.own: dict[str, str] = {}  # what a person changed
+        self.unreachable: set[str] = set()
+        self.broken: set[str] = set()
+        self.failed_check: set[str] = set()
+        self.during: dict[str, Callable[[], object]] = {}  # what happens while an asset is being made
+        self._version: dict[str, str] = {}
+        self._cursor: str | None = None
+        specs = {spec.key.to_user_string(): spec for spec in defs.resolve_all_asset_specs()}
+        self._parents = {key: sorted(dep.asset_key.to_user_string() for dep in spec.deps) for key, spec in specs.items()}
+        evaluation = [self._plain(spec) for key, spec in specs.items() if key.startswith("evaluation/")]
+        assets = [self._one(spec) for key, spec in specs.items() if not key.startswith("evaluation/")]
+        self._definitions = dg.Definitions([*assets, self._several(evaluation)], sensors=[CHANGED_INPUTS])
+        self._job = self._definitions.resolve_implicit_global_asset_job_def()
+        self._repository = self._definitions.get_repository_def()
+
+    def look(self) -> list[str]:
+        """One tick of the sensor, as the daemon evaluates it; the keys that it asks for."""
+        context = dg.build_sensor_context(instance=self.instance, cursor=self._cursor, repository_def=self._repository)
+        done = CHANGED_INPUTS.evaluate_tick(context)
+        self._cursor = done.cursor
+        return sorted(key.to_user_string() for request in done.run_requests or [] for key in request.asset_selection or [])
+
+    def make(self, keys: Iterable[str] | None = None) -> bool:
+        """A real run of these assets, or of the whole graph as a schedule starts it: without a selection."""
+        chosen = None if keys is None else [dg.AssetKey(key.split("/")) for key in keys]
+        return self._job.execute_in_process(instance=self.instance, asset_selection=chosen, raise_on_error=False).success
+
+    def settle(self) -> list[list[str]]:
+        """Look and make until nothing is asked for; what was asked for, look by look."""
+        asked = []
+        while keys := self.look():
+            asked.append(keys)
+            assert len(asked) < 10, asked
+            assert self.make(keys)
+        return asked
+
+    def _plain(self, spec: dg.AssetSpec) -> dg.AssetSpec:
+        return dg.AssetSpec(
+            spec.key, deps=spec.deps, skippable=True, group_name=spec.group_name, automation_condition=spec.automation_condition
+        )
+
+    def _one(self, spec: dg.AssetSpec) -> dg.AssetsDefinition:
+        checks = [dg.AssetCheckSpec("gate", asset=spec.key, blocking=True)]
+
+        @dg.multi_asset(name=spec.key.to_python_identifier(), specs=[self._plain(spec)], check_specs=checks)
+        def made() -> Iterator[dg.MaterializeResult]:
+            passed = spec.key.to_user_string() not in self.failed_check
+            yield self._result(spec.key)._replace(check_results=[dg.AssetCheckResult(passed=passed, check_name="gate")])
+
+        return made
+
+    def _several(self, specs: list[dg.AssetSpec]) -> dg.AssetsDefinition:
+        order = sorted(specs, key=lambda spec: spec.key.path[-1] == "leaderboard")
+
+        @dg.multi_asset(name="evaluation", specs=order, can_subset=True)
+        def evaluation(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
+            for spec in order:
+                if spec.key in context.selected_asset_keys and spec.key.to_user_string() not in self.unreachable:
+                    yield self._result(spec.key)
+
+        return evaluation
+
+    def _result(self, key: dg.AssetKey) -> dg.MaterializeResult:
+        name = key.to_user_string()
+        if name in self.broken:
+            raise dg.Failure(f"{name} is broken", allow_retries=False)
+        read = [self._version.get(parent, "") for parent in self._parents[name]]
+        self.during.pop(name, lambda: None)()
+        self._version[name] = hashlib.sha256(repr([name, self.own.get(name), *read]).encode()).hexdigest()
+        return dg.MaterializeResult(key, data_version=dg.DataVersion(self._version[name]))
+
+
+@pytest.fixture(scope="module")
+def one_graph() -> Iterator[Graph]:
+    with dg.instance_for_test() as own:
+        made = Graph(own)
+        assert made.make()
+        assert made.look() == []
+        yield made
+
+
+@pytest.fixture
+def graph(one_graph: Graph) -> Graph:
+    """Everything was made and nothing is asked for; each test changes something that no other test changed so."""
+    one_graph.unreachable, one_graph.broken, one_graph.failed_check, one_graph.during = set(), set(), set(), {}
+    one_graph.settle()
+    return one_graph
+
+
+def test_every_model_evaluation_and_release_is_made_anew_by_change_and_no_data_is() -> None:
+    conditions = {spec.key.to_user_string(): spec.automation_condition for spec in defs.resolve_all_asset_specs()}
+    assert sorted(key for key, condition in conditions.items() if condition) == MADE_BY_CHANGE
+
+
+def test_the_graph_has_the_sensor_on_changed_inputs_and_it_is_off_until_switched_on() -> None:
+    sensor = defs.resolve_sensor_def("changed_inputs")
+    assert isinstance(sensor, dg.AutomationConditionSensorDefinition)
+    assert sensor.default_status is dg.DefaultSensorStatus.STOPPED
+    names = [each.name for each in defs.get_repository_def().sensor_defs]
+    assert sorted(names) == ["changed_inputs", "check_failures", "custom_rows", "run_failures"]  # and no sensor that Dagster adds by itself
+
+
+@pytest.mark.slow
+def test_data_made_anew_with_the_same_version_asks_for_nothing(graph: Graph) -> None:
+    for keys in ([*DATA, "sources/benchmarks", "models/base"], FOUR, ["models/maporl_team"]):
+        assert graph.make(keys)
+        assert [graph.look() for _ in range(2)] == [[], []]
+
+
+@pytest.mark.slow
+def test_new_training_data_asks_for_what_depends_on_it_step_by_step_and_once(graph: Graph) -> None:
+    graph.own["splits/train"] = "more rows 0"
+    graph.make(DATA)
+    assert graph.settle() == [sorted([*FOUR, "rewards/audit"]), ["models/maporl_team"], EVALUATIONS, RELEASE]
+    assert [graph.look() for _ in range(2)] == [[], []]
+    graph.make(DATA)
+    assert graph.look() == []
+
+
+@pytest.mark.slow
+def test_a_change_further_down_asks_only_for_what_is_below_it(graph: Graph) -> None:
+    graph.own["sources/benchmarks"] = "a new edition"
+    graph.make(["sources/benchmarks"])
+    assert graph.settle() == [EVALUATIONS, RELEASE]
+    graph.own["models/planner"] = "trained by hand with other settings"
+    graph.make(["models/planner"])
+    assert graph.settle() == [["models/maporl_team"], EVALUATIONS, RELEASE]
+
+
+@pytest.mark.slow
+def test_benchmarks_that_cant_be_had_do_not_hold_up_the_others(graph: Graph) -> None:
+    graph.unreachable = {"evaluation/medqa", "evaluation/pubmedqa"}
+    graph.own["models/maporl_team"] = "other weights"
+    graph.make(["models/maporl_team"])
+    assert graph.settle() == [EVALUATIONS, RELEASE]
+    assert graph.look() == []
+
+
+@pytest.mark.slow
+def test_a_run_of_the_whole_graph_is_not_followed_by_another(graph: Graph) -> None:
+    """Looked at in the middle of the run, as the daemon does, and started without a selection, as the schedule does."""
+    looks: list[list[str]] = []
+    for key in ("models/reporter", "models/maporl_team", "release/champion"):
+        graph.during[key] = lambda: looks.append(graph.look())
+    graph.own["splits/train"] = "more rows 1"
+    graph.make()
+    assert looks == [[], [], []]
+    assert [graph.look() for _ in range(2)] == [[], []]
+
+
+@pytest.mark.slow
+def test_data_that_changes_while_it_is_being_learned_from_is_learned_from_next(graph: Graph) -> None:
+    asked_meanwhile: list[str] = []
+
+    def meanwhile() -> None:
+        graph.own["splits/train"] = "rows that came while the planner was trained"
+        graph.make(DATA)
+        asked_meanwhile.extend(graph.look())
+
+    graph.during["models/planner"] = meanwhile
+    graph.make(["models/planner"])
+    assert "models/planner" not in asked_meanwhile and "models/analyst" in asked_meanwhile
+    assert graph.look() == ["models/planner"]
+
+
+@pytest.mark.slow
+def test_what_failed_is_asked_for_once_and_holds_up_what_would_be_built_on_it(graph: Graph) -> None:
+    graph.broken = {"models/planner"}
+    graph.own["splits/train"] = "more rows 2"
+    graph.make(DATA)
+    assert "models/planner" in (asked := graph.look())
+    assert not graph.make(asked)
+    assert [graph.look() for _ in range(2)] == [[], []]
+    graph.broken = set()
+    graph.make(["models/planner"])  # mended by a person
+    assert graph.settle()[0] == ["models/maporl_team"]
+
+
+@pytest.mark.slow
+def test_data_that_failed_a_check_asks_for_nothing_until_it_is_mended(graph: Graph) -> None:
+    graph.failed_check = {"splits/train"}
+    graph.own["splits/train"] = "rows that are on two sides"
+    graph.make(DATA)
+    assert [graph.look() for _ in range(2)] == [[], []]
+    graph.failed_check = set()
+    graph.make(DATA)
+    assert set(FOUR) <= set(graph.look())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from medpipe.config import Settings
 from medpipe.launch import devices
-from medpipe.launch.devices import Place, place_co_training, place_light, place_role, place_team, visible_gpus
+from medpipe.launch.devices import Place, gpus_held, place_co_training, place_light, place_role, place_team, visible_gpus
 from medpipe.launch.order import worker_environment
 from medpipe.schema import ROLES
 
@@ -107,3 +108,38 @@ def test_co_training_claims_a_gpu_for_each_role_or_each_process(gpus: pytest.Mon
 
 def test_work_without_a_model_waits_in_no_pool() -> None:
     assert (place_light().pool, place_light().device) == ("", "cpu")
+
+
+def test_a_held_gpu_is_held_once_and_let_go_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    def free(gpu: str) -> bool:
+        with (tmp_path / f"medpipe-gpu-{gpu}.lock").open() as other:
+            try:
+                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            return True
+
+    with gpus_held(["6", "4", "4"], print):  # named twice: it does not wait for itself
+        assert not free("4")
+        assert not free("6")
+    assert free("4")
+    assert free("6")
+
+
+def test_a_lock_file_that_was_cleared_away_meanwhile_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    path, real, opened = tmp_path / "medpipe-gpu-4.lock", os.open, []
+
+    def cleared(*arguments: Any) -> int:
+        handle = real(*arguments)
+        opened.append(handle)
+        if len(opened) == 1:
+            path.unlink()  # between opening and locking
+        return handle
+
+    monkeypatch.setattr(os, "open", cleared)
+    with gpus_held(["4"], print):
+        assert len(opened) == 2
+        assert os.path.samestat(os.fstat(opened[-1]), path.stat())

