@@ -179,33 +179,22 @@ def ui(
     profile: ProfileOption = DEFAULT_PROFILE,
 ) -> None:
     """Open Dagster's page and MLflow's page side by side, on this machine only; Ctrl-C ends both."""
-    from medpipe.tracking import tracking_uri
+    from medpipe.tracking import mlflow_server, tracking_uri
 
     settings = load_profile(profile)
     settings.outputs.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "DAGSTER_HOME": str(Path.cwd()), "MEDPIPE_PROFILE": profile, "MLFLOW_DISABLE_TELEMETRY": "true"}
     here = "127.0.0.1"  # neither page has a login
-    commands = (
-        [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml", "-h", here, "-p", str(port)],
-        [
-            sys.executable,
-            "-m",
-            "mlflow",
-            "ui",
-            "--backend-store-uri",
-            tracking_uri(settings),
-            "-h",
-            here,
-            "-p",
-            str(mlflow_port),
-            "--workers",
-            "1",
-        ],
-    )
+    commands = [[sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml", "-h", here, "-p", str(port)]]
+    server = mlflow_server(settings)
+    if not server.startswith(("http://", "https://")):  # a server has a page of its own
+        server = f"http://{here}:{mlflow_port}"
+        shows = ["--backend-store-uri", tracking_uri(settings), "-h", here, "-p", str(mlflow_port), "--workers", "1"]
+        commands.append([sys.executable, "-m", "mlflow", "ui", *shows])
     signal.signal(signal.SIGINT, signal.default_int_handler)  # started in the background, a shell leaves it ignored
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     processes = [subprocess.Popen(command, env=environment) for command in commands]
-    print(f"Dagster: http://{here}:{port}   MLflow: http://{here}:{mlflow_port}   (Ctrl-C ends both)", flush=True)
+    print(f"Dagster: http://{here}:{port}   MLflow: {server}   (Ctrl-C ends both)", flush=True)
     try:
         while all(process.poll() is None for process in processes):
             time.sleep(0.5)

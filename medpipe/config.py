@@ -202,6 +202,20 @@ class Hardware(Frozen):
     cpu_processes: PositiveInt = 2  # training or evaluation processes at once on a CPU; the cores are shared out
 
 
+def without_password(uri: str, where: str) -> str:
+    """The address of an MLflow server, if it may stand in logs and manifests.
+
+    Raises:
+        MedpipeError: it holds a password (and is not shown).
+    """
+    if urlsplit(uri).password is not None:
+        raise MedpipeError(
+            got="an address with a password", expected="one without", where=where,
+            do="set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead",
+        )  # fmt: skip
+    return uri
+
+
 class Tracking(Frozen):
     """Where runs are recorded. An empty uri means sqlite in the outputs folder."""
 
@@ -217,9 +231,7 @@ class Tracking(Frozen):
     @field_validator("uri")
     @classmethod
     def _no_secret(cls, uri: str) -> str:
-        if urlsplit(uri).password is not None:
-            raise ValueError("got a password, expected none: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead")
-        return uri
+        return without_password(uri, "tracking.uri")
 
 
 class Settings(Frozen):

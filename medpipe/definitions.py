@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dagster as dg
 
-from medpipe.assets import alerts, automation, corpus, evaluation, models, release, tuning
+from medpipe.assets import alerts, automation, cluster, corpus, evaluation, models, release, tuning
 from medpipe.assets.console import console
 from medpipe.resources import Launcher, Profile, RefStore
 
@@ -56,6 +56,6 @@ defs = dg.Definitions(
     schedules=[automation.WEEKLY],
     sensors=[automation.custom_rows, automation.CHANGED_INPUTS, alerts.run_failures, alerts.check_failures],
     resources={"profile": profile, "launcher": Launcher(profile=profile), "io_manager": RefStore(profile=profile)},
-    executor=dg.multiprocess_executor.configured({"start_method": {"forkserver": {"preload_modules": ["medpipe.definitions"]}}}),
+    executor=cluster.executor(),
     loggers={"console": console},
 )

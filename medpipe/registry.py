@@ -34,7 +34,7 @@ from medpipe.questions import Question, to_questions
 from medpipe.roles import question_text
 from medpipe.schema import ROLES, Role
 from medpipe.team.episode import Episode
-from medpipe.tracking import tracking_uri
+from medpipe.tracking import mlflow_server, tracking_uri
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -181,7 +181,7 @@ def _register(
     with tempfile.TemporaryDirectory() as folder:
         saved = _save(Path(folder), settings, inputs)
         known = client.get_experiment_by_name(settings.tracking.experiment)
-        place = None if settings.tracking.uri else (settings.outputs / "mlflow_artifacts").resolve().as_uri()
+        place = None if mlflow_server(settings) else (settings.outputs / "mlflow_artifacts").resolve().as_uri()
         number = known.experiment_id if known else client.create_experiment(settings.tracking.experiment, artifact_location=place)
         tags = {KEY: key, TEAM: team, "medpipe.profile": settings.name, "medpipe.notice": NOTICE}
         run = client.create_run(number, run_name=f"register {key[:8]}", tags=tags)

@@ -35,6 +35,7 @@ FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
 VENDORS = {  # import → where it may stand
     "dagster": ("assets", "resources", "definitions", "runner"),
     "dagster_pipes": ("launch/worker",),
+    "dagster_k8s": ("assets/cluster",),
     "mlflow": ("tracking/mlflow_sink", "registry"),
     "wandb": ("tracking/wandb_sink",),
     "mcp": ("corpus/biomcp",),

@@ -10,6 +10,7 @@ import dagster as dg
 from dagster import AssetExecutionContext
 
 from medpipe.assets.automation import WHEN_INPUTS_CHANGE, WITH_ITS_BENCHMARKS
+from medpipe.assets.cluster import pod
 from medpipe.assets.corpus import OWNERS
 from medpipe.assets.present import HANDED_OVER
 from medpipe.config import Settings
@@ -57,7 +58,10 @@ def evaluation_assets(settings: Settings) -> dg.AssetsDefinition:
         automation_condition=WITH_ITS_BENCHMARKS,
     )  # fmt: skip
 
-    @dg.multi_asset(name="evaluation", specs=[*specs, board], ins=handed_over(EVALUATED), can_subset=True, pool=place_team(settings).pool)
+    @dg.multi_asset(
+        name="evaluation", specs=[*specs, board], ins=handed_over(EVALUATED), can_subset=True,
+        pool=place_team(settings).pool, op_tags=pod(place_team(settings)),
+    )  # fmt: skip
     def evaluation(context: AssetExecutionContext, launcher: Launcher, profile: Profile, **refs: Ref) -> Iterator[dg.MaterializeResult]:
         results: dict[str, Ref] = {}
         for name in BENCHMARKS:

@@ -4,6 +4,7 @@ import dagster as dg
 from dagster import AssetExecutionContext
 
 from medpipe.assets.automation import WHEN_INPUTS_CHANGE
+from medpipe.assets.cluster import pod
 from medpipe.assets.corpus import OWNERS
 from medpipe.assets.present import HANDED_OVER, check_specs
 from medpipe.config import Settings
@@ -46,8 +47,8 @@ def role_asset(role: Role, settings: Settings) -> dg.AssetsDefinition:
     @dg.asset(
         key=["models", role], group_name="models", kinds={"pytorch", "huggingface"}, owners=OWNERS, dagster_type=HANDED_OVER,
         description=TEACHES[role],
-        ins={**DATA, "base": dg.AssetIn(["models", "base"])}, check_specs=check_specs(name), pool=place.pool, tags={"role": role},
-        automation_condition=WHEN_INPUTS_CHANGE,
+        ins={**DATA, "base": dg.AssetIn(["models", "base"])}, check_specs=check_specs(name), tags={"role": role},
+        pool=place.pool, op_tags=pod(place), automation_condition=WHEN_INPUTS_CHANGE,
     )  # fmt: skip
     def fine_tune(
         context: AssetExecutionContext, launcher: Launcher, profile: Profile, train: Ref, validation: Ref, base: Ref
@@ -76,7 +77,7 @@ def verifier_asset(settings: Settings) -> dg.AssetsDefinition:
     @dg.asset(
         key=["models", "verifier"], group_name="models", kinds={"pytorch", "huggingface"}, owners=OWNERS, dagster_type=HANDED_OVER,
         ins={**DATA, "base": dg.AssetIn(["models", "base"]), **ROLES_IN}, check_specs=check_specs("models/verifier"),
-        pool=place_team(settings).pool, automation_condition=WHEN_INPUTS_CHANGE,
+        pool=place_team(settings).pool, op_tags=pod(place_team(settings)), automation_condition=WHEN_INPUTS_CHANGE,
     )  # fmt: skip
     def verifier(
         context: AssetExecutionContext, launcher: Launcher, profile: Profile, train: Ref, validation: Ref, base: Ref, **roles: Ref
@@ -98,7 +99,8 @@ def team_asset(settings: Settings) -> dg.AssetsDefinition:
         ins={
             "train": DATA["train"], "audit": dg.AssetIn(["rewards", "audit"]), "base": dg.AssetIn(["models", "base"]), **ROLES_IN, **judge
         },
-        check_specs=check_specs("models/maporl_team"), pool=place_co_training(settings).pool, automation_condition=WHEN_INPUTS_CHANGE,
+        check_specs=check_specs("models/maporl_team"), automation_condition=WHEN_INPUTS_CHANGE,
+        pool=place_co_training(settings).pool, op_tags=pod(place_co_training(settings)),
     )  # fmt: skip
     def maporl_team(
         context: AssetExecutionContext, launcher: Launcher, profile: Profile, train: Ref, audit: Ref, base: Ref, **models: Ref

@@ -24,16 +24,25 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from medpipe.config import Settings
+from medpipe.config import Settings, without_password
 from medpipe.tracking.journal import Journal, is_written, journals, unfed
 from medpipe.tracking.usage import Sampler
 
 FEEDER = (sys.executable, "-m", "medpipe.tracking.feeder")
 
 
+def mlflow_server(settings: Settings) -> str:
+    """Where MLflow was told to keep its runs: the profile's uri, or MLFLOW_TRACKING_URI; empty for the outputs folder.
+
+    Raises:
+        MedpipeError: the address holds a password, which would stand in logs.
+    """
+    return settings.tracking.uri or without_password(os.environ.get("MLFLOW_TRACKING_URI", ""), "MLFLOW_TRACKING_URI")
+
+
 def tracking_uri(settings: Settings) -> str:
-    """Where MLflow keeps its runs: the profile's uri, or sqlite in the outputs folder."""
-    return settings.tracking.uri or f"sqlite:///{(settings.outputs / 'mlflow.db').resolve()}"
+    """Where MLflow keeps its runs: where it was told to, or sqlite in the outputs folder."""
+    return mlflow_server(settings) or f"sqlite:///{(settings.outputs / 'mlflow.db').resolve()}"
 
 
 def trackers(settings: Settings) -> tuple[str, ...]:
@@ -74,6 +83,7 @@ class Tracker:
             datasets: what the work read, each with `name`, `sha256`, `path` and, if known, `rows`.
         """
         self._settings, self._name, self._warn = settings, name, warn
+        mlflow_server(settings)  # a wrong address is refused before the work begins
         shared = {"medpipe.profile": settings.name, "medpipe.config_hash": settings.config_hash()}
         self._head = {
             "run": run_id, "name": name, "params": {s: dict(section) for s, section in params.items()}, "tags": dict(tags),
@@ -174,6 +184,6 @@ def episode_name(transcript: Mapping[str, Any]) -> str:
 
 def _instruct(feeder: IO[str], settings: Settings, own: Path | None) -> None:
     given = {"outputs": str(settings.outputs), "own": str(own) if own else "", "parent": os.getpid(), "trackers": trackers(settings)}
-    given |= {"uri": tracking_uri(settings), "tracking": settings.tracking.model_dump(mode="json")}
+    given |= {"uri": tracking_uri(settings), "local": not mlflow_server(settings), "tracking": settings.tracking.model_dump(mode="json")}
     feeder.write(json.dumps(given) + "\n")
     feeder.flush()

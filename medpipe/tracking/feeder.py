@@ -61,7 +61,7 @@ def sinks(given: Mapping[str, Any]) -> dict[str, Sink]:
         if name == "mlflow":
             from medpipe.tracking.mlflow_sink import MLflow
 
-            made[name] = MLflow(given["uri"], Path(given["outputs"]), given["tracking"]["experiment"], local=not given["tracking"]["uri"])
+            made[name] = MLflow(given["uri"], Path(given["outputs"]), given["tracking"]["experiment"], local=given["local"])
         else:
             from medpipe.tracking.wandb_sink import WandB
 

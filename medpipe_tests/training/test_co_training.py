@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import pytest
@@ -16,7 +19,7 @@ from safetensors.torch import load_file
 
 from medpipe import store
 from medpipe.launch.devices import place_co_training
-from medpipe.launch.order import command_of, standing_result, write_order
+from medpipe.launch.order import Order, command_of, standing_result, write_order
 from medpipe.schema import ROLES, Manifest, Ref
 from medpipe_tests.tiny_team import tiny_settings
 
@@ -120,22 +123,49 @@ def finished(folder: str, root: Path, key: str) -> Ref:
     return Ref(path=str(copy), sha256=manifest.sha256)
 
 
-def test_an_order_is_carried_out_by_two_workers_that_share_the_questions(inputs: dict[str, str], tmp_path: Path) -> None:
+def saved_order(inputs: dict[str, str], root: Path) -> tuple[Order, str]:
+    """An order for two processes, and the file it was saved to."""
     two = {**SMALL, "maporl.processes": 2, "maporl.iterations": 2, "maporl.advantage": "loo"}
-    settings = tiny_settings({**two, "paths.outputs": str(tmp_path / "outputs"), "tracking.kind": "none"})
-    refs = {key: finished(folder, tmp_path, key) for key, folder in inputs.items()}
+    settings = tiny_settings({**two, "paths.outputs": str(root / "outputs"), "tracking.kind": "none"})
+    refs = {key: finished(folder, root, key) for key, folder in inputs.items()}
     order = write_order("models/maporl_team", "maporl", settings, refs, place_co_training(settings), "run", {})
-    saved = tmp_path / "order.json"
+    saved = root / "order.json"
     saved.write_text(order.model_dump_json(), encoding="utf-8")
-    command = command_of(order)
-    assert command[-1] == "2"
-    done = subprocess.run([*command, str(saved)], capture_output=True, text=True)
+    assert command_of(order)[-1] == "2"
+    return order, str(saved)
+
+
+def test_an_order_is_carried_out_by_two_workers_that_share_the_questions(inputs: dict[str, str], tmp_path: Path) -> None:
+    order, saved = saved_order(inputs, tmp_path)
+    done = subprocess.run([*command_of(order), saved], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     made = Path(order.out)
     assert standing_result(order) is not None and not (tmp_path / "outputs" / "scratch" / order.fingerprint[:16]).exists()
     stats = store.read_json(made / "training_stats.json")
     assert stats["episodes_per_iteration"] == 4 and min(stats["moved"].values()) > 0
     assert done.stdout.count("made ") == 1  # one worker tells, the other assists
+
+
+def test_two_machines_of_a_host_list_make_what_two_processes_of_one_machine_do(inputs: dict[str, str], tmp_path: Path) -> None:
+    """Both machines are this one; what they know of each other is the list and the port."""
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    alone, saved_alone = saved_order(inputs, tmp_path / "one")
+    assert subprocess.run([*command_of(alone), saved_alone], capture_output=True).returncode == 0
+    order, saved = saved_order(inputs, tmp_path / "two")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {**os.environ, "MEDPIPE_HOSTS": "127.0.0.1,127.0.0.1", "MEDPIPE_PORT": port}
+    both = [
+        subprocess.Popen([*command_of(order), saved], env={**shared, "MEDPIPE_HOST_NUMBER": number}, stdout=PIPE, stderr=PIPE, text=True)
+        for number in ("1", "0")
+    ]
+    said = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert ["made " in out for out, _ in said] == [False, True]  # the first machine's worker tells, the second assists
+    weights = [{role: store.sha256_file(Path(each.out) / role / "adapter_model.safetensors") for role in ROLES} for each in (alone, order)]
+    assert weights[0] == weights[1]
 
 
 def test_a_base_for_each_role_learns_what_a_shared_one_does(uninterrupted: Path, inputs: dict[str, str], tmp_path: Path) -> None:

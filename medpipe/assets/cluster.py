@@ -1,0 +1,41 @@
+"""Steps as pods of their own, where the graph runs on Kubernetes (MEDPIPE_EXECUTOR=k8s, deploy/k8s/values.yaml); nothing of it elsewhere.
+
+A step's tag `dagster-k8s/config` asks for as many GPUs as its work claims. In its pod these are numbered from 0, whatever their
+numbers in the pools are. Left out: which kind of GPU (add `node_selector` in the Helm values), and a training over several pods.
+"""
+
+import os
+from typing import Any
+
+import dagster as dg
+
+from medpipe.errors import MedpipeError
+from medpipe.launch.devices import Place
+
+VARIABLE = "MEDPIPE_EXECUTOR"
+TAG = "dagster-k8s/config"
+
+
+def executor() -> dg.ExecutorDefinition:
+    """A process for each step, or a pod for each step."""
+    if _in_pods():
+        from dagster_k8s import k8s_job_executor
+
+        return k8s_job_executor
+    return dg.multiprocess_executor.configured({"start_method": {"forkserver": {"preload_modules": ["medpipe.definitions"]}}})
+
+
+def pod(place: Place) -> dict[str, Any]:
+    """Tags of a step that works at this place."""
+    if not _in_pods() or place.gpu is None:
+        return {}
+    gpus = place.gpu.count(",") + 1
+    seen = {"name": "CUDA_VISIBLE_DEVICES", "value": ",".join(map(str, range(gpus)))}
+    return {TAG: {"container_config": {"env": [seen], "resources": {"limits": {"nvidia.com/gpu": gpus}}}}}
+
+
+def _in_pods() -> bool:
+    chosen = os.environ.get(VARIABLE, "")
+    if chosen not in ("", "k8s"):
+        raise MedpipeError(got=repr(chosen), expected="k8s, or nothing", where=VARIABLE, do="unset it, or set it to k8s")
+    return chosen == "k8s"

@@ -1,0 +1,62 @@
+"""The graph for Kubernetes: a pod for each step, GPUs for those that claim some, and nothing of it without the variable."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from dagster_k8s.job import UserDefinedDagsterK8sConfig
+
+from medpipe.assets.cluster import TAG, pod
+from medpipe.errors import MedpipeError
+from medpipe.launch.devices import Place
+from medpipe.schema import ROLES
+
+TELL = """
+import json
+from medpipe.definitions import defs
+job = defs.resolve_job_def("everything")
+print(json.dumps({"executor": job.executor_def.name, "tags": {node.name: dict(node.tags) for node in job.graph.nodes}}))
+"""
+
+
+def graph(**environment: str) -> dict[str, Any]:
+    """The graph as a code server with these variables has it."""
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("MEDPIPE_")}
+    done = subprocess.run([sys.executable, "-c", TELL], env={**bare, **environment}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def gpus(tags: dict[str, Any]) -> tuple[int, str] | None:
+    """How many GPUs a step's pod gets and what it sees of them, as Dagster's executor reads its tag."""
+    if TAG not in tags:
+        return None
+    given = json.loads(tags[TAG]) if isinstance(tags[TAG], str) else tags[TAG]
+    container = UserDefinedDagsterK8sConfig.from_dict(given).container_config
+    return container["resources"]["limits"]["nvidia.com/gpu"], container["env"][0]["value"]
+
+
+def test_every_role_gets_a_pod_with_a_gpu_of_its_own_and_the_team_all_four() -> None:
+    found = graph(MEDPIPE_EXECUTOR="k8s", MEDPIPE_PROFILE="sagemaker-qwen2.5", CUDA_VISIBLE_DEVICES="0,1,2,3")
+    assert found["executor"] == "k8s"
+    asked = {name: gpus(tags) for name, tags in found["tags"].items() if gpus(tags)}
+    one, four = (1, "0"), (4, "0,1,2,3")
+    assert asked == {**{f"models__{role}": one for role in ROLES}, "models__maporl_team": four, "evaluation": one}
+
+
+@pytest.mark.parametrize("environment", [{"CUDA_VISIBLE_DEVICES": "0,1"}, {"MEDPIPE_EXECUTOR": "k8s", "CUDA_VISIBLE_DEVICES": ""}])
+def test_without_kubernetes_or_without_gpus_no_step_asks_for_one(environment: dict[str, str]) -> None:
+    found = graph(MEDPIPE_PROFILE="smoke", **environment)
+    assert found["executor"] == environment.get("MEDPIPE_EXECUTOR", "multiprocess")
+    assert [name for name, tags in found["tags"].items() if TAG in tags] == []
+
+
+def test_another_executor_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDPIPE_EXECUTOR", "celery")
+    with pytest.raises(MedpipeError, match="expected k8s, or nothing"):
+        pod(Place("gpu_0", "0", 1))
