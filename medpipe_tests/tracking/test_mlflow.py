@@ -18,6 +18,7 @@ from medpipe import NOTICE, store
 from medpipe.config import Settings
 from medpipe.launch.worker import WorkReporter
 from medpipe.tracking import Tracker, is_traced, tracking_uri
+from medpipe.tracking.journal import journals, read
 from medpipe.tracking.mlflow_sink import PARENT_TAG
 from medpipe_tests.tracking.tracked import DATASETS, PARAMS, TAGS, settings_in
 
@@ -268,3 +269,18 @@ def test_no_tracker_is_a_setting(tmp_path: Path) -> None:
 def test_the_database_lies_in_the_outputs_unless_the_profile_says_otherwise(tmp_path: Path) -> None:
     assert tracking_uri(settings_in(tmp_path)) == f"sqlite:///{tmp_path}/mlflow.db"
     assert tracking_uri(settings_in(tmp_path, uri="http://127.0.0.1:5000")) == "http://127.0.0.1:5000"
+
+
+def test_what_the_work_takes_of_the_machine_is_told_beside_its_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medpipe.tracking.usage.SAMPLE_SECONDS", 0.05)
+    settings = settings_in(tmp_path)
+    tracker = Tracker(settings, "models/planner", "run-1", PARAMS, TAGS, pytest.fail)
+    held = bytearray(64 * 2**20)
+    tracker.metrics(1, {"loss": 1.0})
+    end = time.monotonic() + 60
+    while not any(line["kind"] == "system" and line["step"] >= 2 for line in read(journals(tmp_path)[0], 0)):
+        assert time.monotonic() < end
+    tracker.close(False, {})
+    (run,) = runs_of(settings, "run-1")[1]
+    assert len(held) / 2**20 < run.data.metrics["system/system_memory_usage_megabytes"] < 100_000
+    assert run.data.metrics["system/cpu_utilization_percentage"] > 1  # this test, which only looks, takes what it gets
