@@ -17,7 +17,7 @@ import pytest
 from medpipe import store
 from medpipe.evaluation.labels import SYSTEMS
 from medpipe.schema import ROLES, Manifest
-from medpipe.tracking import PARENT_TAG
+from medpipe.tracking.mlflow_sink import PARENT_TAG
 
 pytestmark = pytest.mark.slow
 
