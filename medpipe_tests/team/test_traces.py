@@ -59,6 +59,7 @@ def test_a_played_episode_can_be_found_in_mlflow_message_by_message(team: Polici
     reporter.tracker = Tracker(settings, "models/maporl_team", "run", {}, {}, reporter.warn)
     episodes = played(team)
     reporter.episodes(1, [episode.transcript(timed=True) for episode in episodes])
+    reporter.tracker.close(False, {})
 
     client = MlflowClient(tracking_uri(settings))
     experiment = client.get_experiment_by_name(settings.tracking.experiment)
