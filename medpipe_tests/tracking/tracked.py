@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import http.client
+import os
+import signal
 import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -93,12 +96,10 @@ def mlflow_server(folder: Path, port: int) -> Iterator[Path]:
             wait_until_it_answers(server, port, folder / "server.log")
             yield database
         finally:
-            server.terminate()
+            os.killpg(server.pid, signal.SIGKILL)  # its workers and job consumers too: they outlive it otherwise
 
 
 def wait_until_it_answers(server: subprocess.Popen[Any], port: int, log: Path) -> None:
-    import time
-
     end = time.monotonic() + 120
     while True:
         assert server.poll() is None and time.monotonic() < end, log.read_text()[-2000:]
