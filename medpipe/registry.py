@@ -18,7 +18,6 @@ import importlib.metadata
 import json
 import shutil
 import tempfile
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -197,6 +196,7 @@ def _register(
 def _save(folder: Path, settings: Settings, inputs: Mapping[str, Path]) -> Path:
     """The team as a folder that MLflow can load: data/team, this package's code, requirements and signature."""
     import mlflow.pyfunc
+    import pandas as pd
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema
     from mlflow.types.schema import Array
@@ -206,12 +206,11 @@ def _save(folder: Path, settings: Settings, inputs: Mapping[str, Path]) -> Path:
     text = "string"
     asked = Schema([ColSpec(text, "question"), ColSpec(Array(text), "options", required=False)])
     told = Schema([ColSpec(text, name) for name in ("answer", "choice", "malformed", "notice")])
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*input example")  # the signature is written out above, not guessed from an example
-        mlflow.pyfunc.save_model(
-            str(made), loader_module="medpipe.registry", data_path=str(data), code_paths=[str(PACKAGE)], pip_requirements=_requirements(),
-            signature=ModelSignature(inputs=asked, outputs=told), model_config={"base": str(base.resolve()), "device": "cpu"},
-        )  # fmt: skip
+    mlflow.pyfunc.save_model(
+        str(made), loader_module="medpipe.registry", data_path=str(data), code_paths=[str(PACKAGE)], pip_requirements=_requirements(),
+        signature=ModelSignature(inputs=asked, outputs=told), model_config={"base": str(base.resolve()), "device": "cpu"},
+        input_example=pd.DataFrame({"question": ["What is asthma?"]}),
+    )  # fmt: skip
     return made
 
 

@@ -100,7 +100,8 @@ def test_a_version_answers_in_a_process_of_its_own_as_the_team_does_and_holds_no
 
     files = [path for path in (settings.outputs / "mlflow_artifacts").rglob("*") if path.is_file()]
     names = {path.name for path in files}
-    assert {"adapter_model.safetensors", "MLmodel", "team.json", "manifest.json"} <= names and "model.safetensors" not in names
+    assert {"adapter_model.safetensors", "MLmodel", "team.json", "manifest.json", "input_example.json"} <= names
+    assert "model.safetensors" not in names
     assert not {path.suffix for path in files} & {".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib", ".pyc"}
     assert [path for path in files if is_pickle(path.read_bytes())] == []
 
