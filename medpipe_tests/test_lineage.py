@@ -63,7 +63,7 @@ class Outputs:
         datasets = [{"name": name, "sha256": sha, "path": "", "rows": rows} for name, sha in manifest.inputs.items() if "splits/" in name]
         shared = {"medpipe.profile": "smoke", "medpipe.config_hash": manifest.config_hash}
         head = {"run": run, "name": key, "params": manifest.settings, "tags": tags, "shared": shared, "datasets": datasets}
-        journal = Journal.create(self.folder, head)
+        journal = Journal(self.folder, head)
         journal.append({"kind": "close", "failed": False, "numbers": {}})
         journal.close()
         if mlflow:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,10 +17,10 @@ from medpipe import store
 from medpipe.evaluation.labels import SYSTEMS
 from medpipe.schema import ROLES, Manifest
 from medpipe.tracking.mlflow_sink import PARENT_TAG
+from medpipe_tests.operations.processes import dagster_of, make_workspace
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parent.parent
 NOWHERE = "http://127.0.0.1:9"  # nothing listens there: the same with and without a network
 VARIABLES = ("MEDPIPE_MIRROR", "DAGSTER_HOME", "NO_PROXY", "no_proxy", "CUDA_VISIBLE_DEVICES")
 ENVIRONMENT = {
@@ -62,25 +61,10 @@ def carry_out(folder: Path, *command: str) -> Run:
     return Run(folder, done, {key: manifest for key, manifest in found.items() if manifest}, run_id)
 
 
-def dagster_of(folder: Path) -> dg.DagsterInstance:
-    """Dagster's databases in a folder; their place is written relative to the working directory."""
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        return dg.DagsterInstance.from_config(str(folder))
-    finally:
-        os.chdir(before)
-
-
 @pytest.fixture(scope="module")
 def graph(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Every asset, made in a fresh workspace by Dagster's own command."""
-    folder = tmp_path_factory.mktemp("workspace")
-    for name in ("synthetic", "safety"):
-        shutil.copytree(ROOT / "data" / name, folder / "data" / name)
-    (folder / "data" / "custom").mkdir()
-    for name in ("data/custom/README.md", "dagster.yaml", "workspace.yaml"):
-        shutil.copyfile(ROOT / name, folder / name)
+    folder = make_workspace(tmp_path_factory.mktemp("workspace"))
     return carry_out(folder, sys.executable, "-m", "dagster", "asset", "materialize", "-m", "medpipe.definitions", "--select", "*")
 
 

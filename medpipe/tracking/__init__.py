@@ -137,7 +137,7 @@ class Tracker:
         self._pass_on()
 
     def _open(self) -> None:
-        self._journal = Journal.create(self._settings.outputs, self._head)
+        self._journal = Journal(self._settings.outputs, self._head)
         self._sampler = Sampler(self._journal.append)
         try:
             self._feeder = subprocess.Popen(FEEDER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

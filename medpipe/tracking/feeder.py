@@ -15,10 +15,10 @@ import os
 import select
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
 
@@ -72,8 +72,8 @@ def sinks(given: Mapping[str, Any]) -> dict[str, Sink]:
 class Feeder:
     """All trackers and all journals of one outputs folder."""
 
-    def __init__(self, given: Mapping[str, Any]) -> None:
-        self._sinks = sinks(given)
+    def __init__(self, given: Mapping[str, Any], say: Callable[[str], None]) -> None:
+        self._sinks, self._say = sinks(given), say
         self._outputs, self._own = Path(given["outputs"]), Path(given["own"]) if given["own"] else None
         self._down: set[str] = set()
         self._older = set(self._sinks)  # trackers that may still lack journals of earlier work
@@ -95,11 +95,11 @@ class Feeder:
                 if name not in self._down:
                     self._down.add(name)
                     text = str(error).splitlines()[0] if str(error) else type(error).__name__
-                    _say(f"{sink.where} failed ({text[:300]}): going on without it for now; the journal has every number")
+                    self._say(f"{sink.where} failed ({text[:300]}): going on without it for now; the journal has every number")
                 continue
             if name in self._down:
                 self._down.remove(name)
-                _say(f"{sink.where} is back")
+                self._say(f"{sink.where} is back")
         return ok
 
     def _send(self, name: str, sink: Sink, path: Path) -> None:
@@ -108,13 +108,13 @@ class Feeder:
                 state = read_state(path, name)
                 while not state["done"]:
                     ended = path != self._own and not is_written(path)  # looked at before the lines are
-                    lines = read(path, state["lines"])[:AT_ONCE]
+                    lines = read(path, state["lines"], AT_ONCE)
                     if not lines and not ended:
                         return
                     lines = lines or [dict(KILLED, time_ms=int(path.stat().st_mtime * 1000))]
-                    head = next(iter(read(path, 0)), None)
-                    if head and (said := sink.take(path, state, head, lines, state["lines"])):
-                        _say(said)
+                    (head,) = read(path, 0, 1)
+                    if said := sink.take(path, state, head, lines, state["lines"]):
+                        self._say(said)
                     state["lines"] += len(lines)
                     state["done"] = lines[-1]["kind"] == "close"
                     write_state(path, name, state)
@@ -122,24 +122,20 @@ class Feeder:
             return
 
 
-_out: IO[str] = sys.stdout
-
-
-def _say(text: str) -> None:
-    with suppress(BrokenPipeError):
-        print(text, file=_out, flush=True)
-
-
 def main() -> None:
     """Feed until the input ends."""
     given = json.loads(sys.stdin.readline())
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    global _out
-    _out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print is not what the feeder says
+
+    def say(text: str) -> None:
+        with suppress(BrokenPipeError):
+            print(text, file=out, flush=True)
+
     die_with_parent(given["parent"])
-    feeder, pause, ended = Feeder(given), LOOK_SECONDS, False
+    feeder, pause, ended = Feeder(given, say), LOOK_SECONDS, False
     while True:
         ok = feeder.feed()
         if ended:

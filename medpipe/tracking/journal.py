@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,21 +29,18 @@ KILLED = {"kind": "close", "failed": True, "killed": True, "numbers": {}}
 class Journal:
     """One journal that is being written; several threads may append."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file = path.open("a", encoding="utf-8")
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-        self._lock = threading.Lock()
-
-    @classmethod
-    def create(cls, outputs: Path, head: Mapping[str, Any]) -> Journal:
-        """A new journal whose first line is its head."""
+    def __init__(self, outputs: Path, head: Mapping[str, Any]) -> None:
+        """A new journal with its head; it gets its name once it is locked and has that: else a feeder might take it for a dead one."""
         folder = outputs / "tracking"
         folder.mkdir(parents=True, exist_ok=True)
         when = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-        journal = cls(folder / f"{when}-{str(head['name']).replace('/', '_')}-{secrets.token_hex(4)}.jsonl")
-        journal.append({"kind": "head", **head})
-        return journal
+        self.path = folder / f"{when}-{str(head['name']).replace('/', '_')}-{secrets.token_hex(4)}.jsonl"
+        unnamed = self.path.with_suffix(".partial")
+        self._file = unnamed.open("a", encoding="utf-8")
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        self._lock = threading.Lock()
+        self.append({"kind": "head", **head})
+        unnamed.rename(self.path)
 
     def append(self, line: Mapping[str, Any]) -> None:
         """Write one line; it bears the time (milliseconds since 1970)."""
@@ -64,10 +62,10 @@ def journals(outputs: Path) -> list[Path]:
     return sorted((outputs / "tracking").glob("*.jsonl"))
 
 
-def read(path: Path, start: int) -> list[dict[str, Any]]:
-    """Whole lines from number `start` on."""
+def read(path: Path, start: int, most: int | None = None) -> list[dict[str, Any]]:
+    """Whole lines from number `start` on, `most` of them at most."""
     with path.open(encoding="utf-8") as file:
-        return [json.loads(line) for number, line in enumerate(file) if number >= start and line.endswith("\n")]
+        return [json.loads(line) for line in islice(file, start, None if most is None else start + most) if line.endswith("\n")]
 
 
 def is_written(path: Path) -> bool:

@@ -16,7 +16,7 @@ import pytest
 from medpipe import store, tracking
 from medpipe.config import Settings
 from medpipe.tracking import Tracker, track_missed
-from medpipe.tracking.journal import journals, read_state
+from medpipe.tracking.journal import Journal, journals, read_state
 from medpipe.training import sft
 from medpipe_tests.tiny_team import real_job, tiny_settings
 from medpipe_tests.tracking.tracked import DATASETS, PARAMS, TAGS, Door, mlflow_server, points, settings_in
@@ -205,3 +205,17 @@ def test_training_ends_with_the_same_bytes_whether_its_tracker_lives_or_not(
     assert tracked == {
         (key, row["step"]) for row in store.read_jsonl(job.out / "metrics.jsonl") for key in row if key not in ("step", "time")
     }
+
+
+def test_no_journal_is_seen_before_it_is_locked_and_has_its_head(tmp_path: Path) -> None:
+    looks = (
+        "import sys\nfrom pathlib import Path\nfrom medpipe.tracking.journal import is_written, journals, read\n"
+        "folder, seen, bad = Path(sys.argv[1]), set(), 0\nprint('looking', flush=True)\n"
+        "while len(seen) < 300:\n for path in journals(folder):\n  if path not in seen:\n"
+        "   seen.add(path)\n   bad += not is_written(path) or len(read(path, 0, 1)) != 1\nprint(bad)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", looks, str(tmp_path)], stdout=subprocess.PIPE, text=True) as looker:
+        assert looker.stdout and looker.stdout.readline() == "looking\n"
+        held = [Journal(tmp_path, {"name": "models/planner", "run": str(number)}) for number in range(300)]
+        assert looker.stdout.readline() == "0\n"
+    assert len(held) == len(journals(tmp_path)) == 300
