@@ -202,6 +202,32 @@ class Hardware(Frozen):
     cpu_processes: PositiveInt = 2  # training or evaluation processes at once on a CPU; the cores are shared out
 
 
+class Aws(Frozen):
+    """Training on SageMaker (docs/aws.md). What is empty here comes from MEDPIPE_AWS_BUCKET, _ROLE, _IMAGE, and AWS's own variables."""
+
+    launcher: Literal["local", "sagemaker"] = "local"  # where the models are trained
+    bucket: str = ""
+    prefix: str = "medpipe"  # of every key in the bucket
+    role: str = ""  # ARN that the job works under
+    image: str = ""  # URI of the container
+    region: str = ""
+    instance_type: str = "ml.g5.12xlarge"  # four A10G
+    instance_count: PositiveInt = 1
+    volume_gb: PositiveInt = 100
+    spot: bool = True
+    max_hours: PositiveFloat = 6.0  # of training: SageMaker ends the job then
+    max_wait_hours: PositiveFloat = 12.0  # spot: of waiting and training
+    budget_usd: PositiveFloat = 50.0  # a job that could cost more is not started without --yes
+    poll_seconds: NonNegativeFloat = 15.0
+    evaluate: bool = True  # in the job too, where its GPUs are
+    subnets: tuple[str, ...] = ()
+    security_groups: tuple[str, ...] = ()
+    kms_key: str = ""  # encrypts volumes, uploads and results
+    tags: dict[str, str] = Field(default={})
+    secrets: dict[str, str] = Field(default={})  # variable in the job → id of a secret in Secrets Manager
+    store: str = ""  # s3://bucket/prefix: finished results are kept there too, and fetched from there
+
+
 def without_password(uri: str, where: str) -> str:
     """The address of an MLflow server, if it may stand in logs and manifests.
 
@@ -252,6 +278,7 @@ class Settings(Frozen):
     tuning: Tuning = Tuning()
     hardware: Hardware = Hardware()
     tracking: Tracking = Tracking()
+    aws: Aws = Aws()
 
     @model_validator(mode="after")
     def _training_fits_the_base(self) -> Settings:

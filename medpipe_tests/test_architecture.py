@@ -23,18 +23,22 @@ FLOORS: tuple[tuple[str, ...], ...] = (  # from the ground up; a room is a modul
     ("launch", "team", "lengths", "evaluation/team_plots"),
     ("registry",),
     ("training", "evaluation", "consult", "tuning"),
+    ("aws",),
     ("assets/present", "assets/console"),
     ("resources",),
     ("assets",),
     ("definitions",),
     ("runner", "doctor", "plan", "library", "lineage"),
+    ("cli_aws",),
     ("cli",),
 )
 FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
 
 VENDORS = {  # import → where it may stand
     "dagster": ("assets", "resources", "definitions", "runner"),
-    "dagster_pipes": ("launch/worker",),
+    "dagster_pipes": ("launch/worker", "aws/entry"),
+    "dagster_aws": ("assets/sagemaker",),
+    **dict.fromkeys(("boto3", "botocore", "s3fs", "fsspec", "upath"), ("aws",)),
     "dagster_k8s": ("assets/cluster",),
     "mlflow": ("tracking/mlflow_sink", "registry"),
     "wandb": ("tracking/wandb_sink",),
@@ -49,8 +53,8 @@ VENDORS = {  # import → where it may stand
     "datasets": ("corpus",),
     "gguf": ("models",),
     "optuna": ("tuning",),
-    "typer": ("cli",),
-    **dict.fromkeys(("dagster_aws", "fastapi", "uvicorn", "boto3", "botocore", "sagemaker"), ()),
+    "typer": ("cli", "cli_aws"),
+    **dict.fromkeys(("fastapi", "uvicorn", "sagemaker"), ()),
 }
 PICKLING = ("pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve")
 UNSAFE_CALLS = ("torch.load", "torch.save", "yaml.load", "yaml.unsafe_load", "yaml.full_load", "eval", "exec")

@@ -1,6 +1,7 @@
 """The order that a worker process carries out, and whether its result already lies there.
 
-One interface for every place of work: whoever can hand a worker this JSON can run it. Left out: SageMaker, Kubernetes.
+One interface for every place of work: whoever can hand a worker this JSON can run it. A SageMaker job writes its own orders, from the
+same inputs, settings and code (medpipe/aws/entry.py).
 """
 
 from __future__ import annotations
@@ -83,8 +84,14 @@ def worker_environment(place: Place) -> dict[str, str]:
     return {**QUIET, "OMP_NUM_THREADS": str(place.threads), **visible}
 
 
+COMMIT_VARIABLE = "MEDPIPE_COMMIT"
+"""Names the commit where the code lies without its history: in a SageMaker job."""
+
+
 def commit() -> str:
     """The git commit of the working directory, with "+changes" where it differs from it; "unknown" outside a checkout."""
+    if os.environ.get(COMMIT_VARIABLE):
+        return os.environ[COMMIT_VARIABLE]
 
     def ask(*words: str) -> str:
         return subprocess.run(["git", *words], capture_output=True, text=True, check=True).stdout.strip()

@@ -1,0 +1,89 @@
+"""Whose account, bucket, role and image: the profile's `aws` section, filled up from the environment; and clients for it.
+
+    account = Account.of(settings.aws)
+    account.client("s3").list_buckets()
+
+Credentials and region come from boto3's own chain (environment, ~/.aws, the machine's role); none of them is kept or printed here.
+AWS_ENDPOINT_URL and AWS_ENDPOINT_URL_<SERVICE> are boto3's own too. Left out: making any of it (medpipe/aws/setup.py).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from medpipe.config import Aws
+from medpipe.errors import MedpipeError
+
+VARIABLES = {"bucket": "MEDPIPE_AWS_BUCKET", "role": "MEDPIPE_AWS_ROLE", "image": "MEDPIPE_AWS_IMAGE"}
+"""Settings that belong to one account, and the variables that may hold them instead."""
+ATTEMPTS = 8  # of one call, with botocore's growing pauses, where AWS throttles or does not answer
+TIMEOUT_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class Account:
+    """One account's own values; empty where neither profile nor environment has them."""
+
+    bucket: str
+    role: str
+    image: str
+    region: str
+    prefix: str
+
+    @classmethod
+    def of(cls, aws: Aws) -> Account:
+        """The profile's values, else the environment's."""
+        found = {name: getattr(aws, name) or os.environ.get(variable, "") for name, variable in VARIABLES.items()}
+        return cls(**found, region=aws.region or _region(), prefix=aws.prefix.strip("/"))
+
+    def needs(self, *names: str) -> Account:
+        """The same account, if it has these values.
+
+        Raises:
+            MedpipeError: one of them is missing.
+        """
+        for name in names:
+            if not getattr(self, name):
+                variable = VARIABLES.get(name, "AWS_REGION")
+                raise MedpipeError(
+                    got=f"no {name}", expected=f"aws.{name} in the profile, or {variable}", where="training on AWS",
+                    do=f"export {variable}=…; `medpipe aws setup` makes bucket and role and prints them (docs/aws.md)",
+                )  # fmt: skip
+        return self
+
+    @cached_property
+    def _session(self) -> Any:
+        import boto3
+
+        return boto3.session.Session(region_name=self.region or None)
+
+    def client(self, service: str) -> Any:
+        """A boto3 client; one for each thread that needs one is not needed, clients may be shared."""
+        from botocore.config import Config
+
+        config = Config(
+            retries={"mode": "standard", "total_max_attempts": ATTEMPTS}, connect_timeout=TIMEOUT_SECONDS,
+            read_timeout=TIMEOUT_SECONDS, max_pool_connections=32,
+        )  # fmt: skip
+        return self._session.client(service, config=config)
+
+    def key(self, *parts: str) -> str:
+        """A key in the bucket: the prefix and these parts."""
+        return "/".join((self.prefix, *parts)) if self.prefix else "/".join(parts)
+
+    def uri(self, *parts: str) -> str:
+        """The same as s3://bucket/key."""
+        return f"s3://{self.bucket}/{self.key(*parts)}"
+
+
+def _region() -> str:
+    """What boto3 would take; without importing it where the environment says it."""
+    said = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    if said:
+        return said
+    import boto3
+
+    return boto3.session.Session().region_name or ""

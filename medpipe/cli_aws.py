@@ -1,0 +1,223 @@
+"""The `medpipe aws` commands: an account made ready, data up, a training job, what it costs, and none left behind.
+
+    medpipe aws --help          # in the order of docs/aws.md
+
+`launch` runs the same graph as `medpipe run`, with the models in one SageMaker job (medpipe/assets/sagemaker.py). Credentials and region
+are boto3's own matter. Left out: endpoints.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from medpipe import NOTICE, store
+from medpipe.config import Settings, load_profile, parse_override
+from medpipe.errors import MedpipeError
+from medpipe.schema import Ref
+
+DEFAULT = "sagemaker-qwen2.5"
+LOOK_SECONDS = 10.0
+
+aws = typer.Typer(no_args_is_help=True, help=f"Train on AWS: S3 and SageMaker (docs/aws.md). {NOTICE}")
+ProfileOption = Annotated[str, typer.Option("--profile", "-p", envvar="MEDPIPE_PROFILE", help="bundled profile or a YAML file")]
+SetOption = Annotated[list[str], typer.Option("--set", help="exception to the profile, such as aws.spot=false; may be repeated")]
+
+
+@aws.command()
+def setup(
+    bucket: Annotated[str, typer.Option(help="name of the bucket, new or your own")],
+    profile: ProfileOption = DEFAULT,
+    overrides: SetOption = [],  # noqa: B006  (typer copies it)
+) -> None:
+    """Make what an empty account lacks: a private bucket, the job's role, a place for the image; may be repeated."""
+    from medpipe.aws.account import Account
+    from medpipe.aws.setup import make_account
+
+    made = make_account(Account.of(_settings(profile, overrides).aws).needs("region"), print, bucket)
+    print("\nNow, in this shell:\n" + "\n".join(f"  export {name}={value}" for name, value in made.items()))
+
+
+@aws.command()
+def check(
+    profile: ProfileOption = DEFAULT,
+    overrides: SetOption = [],  # noqa: B006
+) -> None:
+    """Ask AWS who this is, and whether bucket, role and image can be had; starts nothing."""
+    from medpipe.aws.account import Account
+    from medpipe.aws.setup import check_account
+
+    missing = check_account(Account.of(_settings(profile, overrides).aws).needs("region"), print)
+    if missing:
+        print("\n".join(f"!! {line}" for line in missing))
+        raise typer.Exit(1)
+
+
+@aws.command()
+def upload(
+    profile: ProfileOption = DEFAULT,
+    overrides: SetOption = [],  # noqa: B006
+) -> None:
+    """Send code and finished splits to S3, train/ and eval/ apart; what is there with the same content is not sent again."""
+    from medpipe.aws.account import Account
+    from medpipe.aws.channels import pack, send
+
+    settings = _settings(profile, overrides)
+    account = Account.of(settings.aws).needs("bucket", "region")
+    parcel = pack(settings, _inputs(settings), account, Path.cwd())
+    sent = send(parcel, account, print, settings.aws.kms_key)
+    print(f"sent {sent.files} files, {sent.bytes:,} bytes; {sent.kept} were there already\nlaunch {parcel.launch.digest}")
+
+
+@aws.command()
+def cost(
+    profile: ProfileOption = DEFAULT,
+    overrides: SetOption = [],  # noqa: B006
+    price: Annotated[float | None, typer.Option(min=0, help="USD per hour of one instance, where the table has another or none")] = None,
+) -> None:
+    """What a launch would cost: the plan's hours at the table's price, and the most that it can cost."""
+    from medpipe.plan import cost_on_aws
+
+    print("\n".join(cost_on_aws(_settings(profile, overrides), price)))
+
+
+@aws.command()
+def launch(
+    profile: ProfileOption = DEFAULT,
+    overrides: SetOption = [],  # noqa: B006
+    select: Annotated[str, typer.Option("--select", "-s", help="assets, in Dagster's syntax")] = "*models/maporl_team",
+    yes: Annotated[bool, typer.Option("--yes", help="start the job even if it can cost more than aws.budget_usd")] = False,
+) -> None:
+    """Make the data here and the models in a SageMaker job, and bring them back. Ctrl-C stops the job; a killed run's job is taken up."""
+    from medpipe.aws.account import Account
+    from medpipe.aws.prices import refuse_above_budget
+    from medpipe.runner import run_graph
+
+    settings = _settings(profile, [*overrides, "aws.launcher=sagemaker", *(["aws.budget_usd=1.0e9"] if yes else [])])
+    Account.of(settings.aws).needs("bucket", "role", "image", "region")
+    print(f"medpipe · {settings.name} on {settings.aws.instance_count} × {settings.aws.instance_type}: at most "
+          f"{refuse_above_budget(settings.aws)}\n{NOTICE}\n", flush=True)  # fmt: skip
+    if not run_graph(str(_written(settings)), select, []):
+        print("\nThe launch failed: the lines marked !! above say why.")
+        raise typer.Exit(1)
+    print(f"\nThe models are in {settings.outputs / 'models'}; evaluate them here with: medpipe run --profile {profile}")
+
+
+@aws.command()
+def tune(
+    profile: ProfileOption = DEFAULT,
+    overrides: SetOption = [],  # noqa: B006
+    trials: Annotated[int, typer.Option(min=1, help="training jobs in all")] = 8,
+    parallel: Annotated[int, typer.Option(min=1, help="of them at once")] = 2,
+    yes: Annotated[bool, typer.Option("--yes", help="start it even if it can cost more than aws.budget_usd")] = False,
+) -> None:
+    """Search over the profile's space in a SageMaker tuning job, by the team's reward; no benchmark is looked at."""
+    from medpipe.aws.account import Account
+    from medpipe.aws.channels import pack, send
+    from medpipe.aws.prices import refuse_above_budget
+    from medpipe.aws.tuning import tune as search
+
+    settings = _settings(profile, [*overrides, "aws.evaluate=false", *(["aws.budget_usd=1.0e9"] if yes else [])])
+    account = Account.of(settings.aws).needs("bucket", "role", "image", "region")
+    print(f"{trials} jobs, {parallel} at once: at most {refuse_above_budget(settings.aws, jobs=trials)}")
+    parcel = pack(settings, _inputs(settings), account, Path.cwd())
+    send(parcel, account, print, settings.aws.kms_key)
+    for line in search(settings, account, parcel.launch, trials, parallel, print):
+        print(line)
+
+
+@aws.command()
+def status(
+    profile: ProfileOption = DEFAULT,
+    overrides: SetOption = [],  # noqa: B006
+) -> None:
+    """The account's medpipe jobs, newest first, and launches of this machine that nobody waits for."""
+    from medpipe.aws import jobs
+
+    settings, client = _client(profile, overrides)
+    for job in jobs.jobs_of(client, "medpipe-"):
+        print(f"{job['TrainingJobName']:<50} {job['TrainingJobStatus']:<12} {job['CreationTime']:%Y-%m-%d %H:%M}")
+    for name in jobs.orphans(settings.outputs):
+        print(f"!! {name} was started by a run that is gone: `medpipe aws launch` takes it up, `medpipe aws stop --orphans` ends it")
+
+
+@aws.command()
+def logs(
+    name: Annotated[str, typer.Argument(help="of the job, as `medpipe aws status` shows it")],
+    profile: ProfileOption = DEFAULT,
+    overrides: SetOption = [],  # noqa: B006
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="go on until the job ends")] = False,
+) -> None:
+    """What a job's container wrote (CloudWatch)."""
+    from medpipe.aws import jobs
+    from medpipe.aws.account import Account
+    from medpipe.aws.logs import Tail
+
+    settings, client = _client(profile, overrides)
+    tail = Tail(Account.of(settings.aws).client("logs"), name)
+    while True:
+        ended = not follow or jobs.has_ended(client, name)  # asked before the last look, so that no line is missed
+        for line in tail.new_lines():
+            print(line, flush=True)
+        if ended:
+            return
+        threading.Event().wait(LOOK_SECONDS)
+
+
+@aws.command()
+def stop(
+    name: Annotated[str, typer.Argument(help="of the job; none with --orphans")] = "",
+    profile: ProfileOption = DEFAULT,
+    overrides: SetOption = [],  # noqa: B006
+    orphans: Annotated[bool, typer.Option("--orphans", help="all that runs of this machine left behind")] = False,
+) -> None:
+    """Stop a job, or all jobs that killed runs of this machine left."""
+    from medpipe.aws import jobs
+
+    if bool(name) == orphans:
+        raise MedpipeError(got="a name and --orphans, or neither", expected="one of them", where="medpipe aws stop",
+                           do="see the names with `medpipe aws status`")  # fmt: skip
+    settings, client = _client(profile, overrides)
+    stopped = jobs.sweep(client, settings.outputs, time.time()) if orphans else [name]
+    if name:
+        jobs.stop(client, name)
+    print("\n".join(f"stopped {one}" for one in stopped) or "there is none")
+
+
+def _settings(profile: str, overrides: list[str]) -> Settings:
+    return load_profile(profile, dict(parse_override(text) for text in overrides))
+
+
+def _client(profile: str, overrides: list[str]) -> tuple[Settings, Any]:
+    from medpipe.aws.account import Account
+
+    settings = _settings(profile, overrides)
+    return settings, Account.of(settings.aws).needs("region").client("sagemaker")
+
+
+def _written(settings: Settings) -> Path:
+    """The resolved settings as a profile of their own: what the graph looks like is decided where it is loaded, in each process anew."""
+    path = (settings.outputs / "aws" / f"{settings.name}.yaml").absolute()
+    store.write_text(path, yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+    return path
+
+
+def _inputs(settings: Settings) -> dict[str, Ref]:
+    """The finished folders that a job needs, as they stand."""
+    from medpipe.aws.channels import EVAL, EVALUATED, TRAIN
+
+    found = {}
+    for key in (*TRAIN, *EVAL, *(EVALUATED if settings.aws.evaluate else ())):
+        manifest = store.read_manifest(settings.outputs / key)
+        if manifest is None:
+            raise MedpipeError(
+                got=f"no finished {key}", expected="the data that goes up", where=str(settings.outputs / key),
+                do="make it first: medpipe run --select '*splits/train,*splits/validation,rewards/audit'",
+            )  # fmt: skip
+        found[key] = Ref(path=str(settings.outputs / key), sha256=manifest.sha256, status=manifest.status, reason=manifest.reason)
+    return found

@@ -1,0 +1,169 @@
+"""docs/aws.md, command by command, in a fresh workspace: an empty account, data up, a job, models back, evaluated here.
+
+S3, IAM, ECR, CloudWatch and Secrets Manager are moto's server; SageMaker is the server of sagemaker_server.py, which carries out each
+training job as SageMaker would (containers.py): channels from S3, the container's entry point, archives to S3.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from medpipe import store
+from medpipe.schema import ROLES
+from medpipe_tests.aws.conftest import KEYS, REGION, Cloud
+from medpipe_tests.aws.containers import run_request
+from medpipe_tests.aws.sagemaker_server import SageMakerServer
+from medpipe_tests.operations.processes import ROOT, dagster_of, environment, make_workspace, wait_until
+
+pytestmark = pytest.mark.slow
+
+MODELS = ["models/base", *(f"models/{role}" for role in ROLES), "models/maporl_team"]
+FAST = {
+    "MEDPIPE_PROFILE": "profile.yaml", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "AWS_REGION": REGION, **KEYS,
+}  # fmt: skip
+FIGURES = ("train:accuracy", "collaboration:score", "medical:relevance", "safety:score")
+CANARY = "canary-2f9c1e"
+
+
+def blocks() -> list[str]:
+    """The shell commands of the page, block by block."""
+    return re.findall(r"```bash\n(.*?)```", (ROOT / "docs" / "aws.md").read_text(encoding="utf-8"), re.S)
+
+
+def shell(commands: str, folder: Path, variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    words = ["bash", "-euo", "pipefail", "-c", commands + "\nenv -0 > environment"]
+    done = subprocess.run(words, cwd=folder, env=variables, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, f"{commands}\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
+    return done
+
+
+def smoke_profile(folder: Path, **aws: Any) -> None:
+    """The tiny profile as the page's profile would be: trained on SageMaker, looked at often."""
+    import yaml
+
+    settings = yaml.safe_load((ROOT / "medpipe" / "profiles" / "smoke.yaml").read_text(encoding="utf-8"))
+    settings["aws"] |= {"launcher": "sagemaker", "poll_seconds": 0.5, "evaluate": False, **aws}
+    (folder / "profile.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    folder = make_workspace(tmp_path / "workspace")
+    smoke_profile(folder)
+    return folder
+
+
+def materialisation(folder: Path, key: str) -> dict[str, Any]:
+    with dagster_of(folder) as instance:
+        event = instance.get_latest_materialization_event(dg.AssetKey(key.split("/")))
+    assert event and event.asset_materialization
+    found: dict[str, Any] = {name: value.value for name, value in event.asset_materialization.metadata.items()}
+    return found | {"tags": event.asset_materialization.tags}
+
+
+def test_every_command_of_the_page_from_an_empty_account_to_an_evaluated_team(
+    moto_endpoint: str, workspace: Path, tmp_path: Path
+) -> None:
+    requests: list[dict[str, Any]] = []
+
+    def runner(request: dict[str, Any]) -> Any:
+        requests.append(request)
+        return run_request(request, tmp_path / "container", {**KEYS, "AWS_ENDPOINT_URL": moto_endpoint, "AWS_REGION": REGION})
+
+    with SageMakerServer(runner=runner) as server:
+        variables = environment(
+            workspace, **FAST, AWS_ENDPOINT_URL=moto_endpoint, AWS_ENDPOINT_URL_SAGEMAKER=server.endpoint, HF_TOKEN=CANARY,
+            WANDB_API_KEY=CANARY,
+        )  # fmt: skip
+        said = ""
+        for commands in blocks():
+            # One line of the page is another here: the profile that a test has time for.
+            adapted = commands.replace("export MEDPIPE_PROFILE=sagemaker-qwen2.5\n", "")
+            done = shell(adapted, workspace, variables)
+            said += done.stdout + done.stderr
+            kept = (workspace / "environment").read_text().split("\0")
+            variables = dict(line.split("=", 1) for line in kept if "=" in line)
+
+        jobs = [call for call in server.journal if call.operation == "CreateTrainingJob" and call.accepted]
+        assert len(jobs) == 1 and server.unfinished() == []
+
+    job = requests[0]["TrainingJobName"]
+    for key in MODELS:
+        manifest = store.read_manifest(workspace / "outputs" / key)
+        assert manifest and store.damaged_files(workspace / "outputs" / key, manifest) == []
+        told = materialisation(workspace, key)
+        assert told["tags"]["dagster/data_version"] == manifest.sha256
+    assert f"{job}" in said and "no job is needed" in said  # the last `medpipe run` found the models standing
+    first = [event for event in events(workspace, "models/maporl_team")][-1]
+    assert first["job"] == job and first["model_archive"].endswith(f"{job}/output/model.tar.gz")
+    assert all(0 <= first[name] <= 1 for name in FIGURES)
+    summary = store.read_json(workspace / "outputs" / "evaluation" / "synthetic_heldout" / "summary.json")
+    assert "maporl_team" in summary["systems"]
+    assert CANARY not in said
+    for path in (workspace / "outputs").rglob("*"):
+        assert not path.is_file() or CANARY.encode() not in path.read_bytes(), path
+
+
+def events(folder: Path, key: str) -> Iterator[dict[str, Any]]:
+    """Metadata of all materialisations of an asset, newest first."""
+    with dagster_of(folder) as instance:
+        records = instance.fetch_materializations(dg.AssetKey(key.split("/")), limit=10).records
+    for record in records:
+        assert record.asset_materialization
+        yield {name: value.value for name, value in record.asset_materialization.metadata.items()}
+
+
+@pytest.fixture
+def running(aws: Cloud, workspace: Path) -> Iterator[tuple[SageMakerServer, dict[str, str]]]:
+    """A workspace whose data is made, and a SageMaker whose jobs run until they are stopped."""
+    with SageMakerServer() as server:
+        variables = environment(workspace, **{**aws.environment, **FAST}, AWS_ENDPOINT_URL_SAGEMAKER=server.endpoint)
+        shell("medpipe run --select '*splits/train,*splits/validation,*rewards/audit'", workspace, variables)
+        yield server, variables
+
+
+def launch(workspace: Path, variables: dict[str, str]) -> subprocess.Popen[str]:
+    said = (workspace / "launch.log").open("a")
+    return subprocess.Popen(["medpipe", "aws", "launch"], cwd=workspace, env=variables, stdout=said, stderr=said, text=True)
+
+
+def test_an_interrupt_stops_the_job_and_a_killed_launch_is_stopped_by_the_sensor_or_taken_up(
+    running: tuple[SageMakerServer, dict[str, str]], workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, variables = running
+    process = launch(workspace, variables)
+    wait_until(server.unfinished, "a job runs")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(120) != 0
+    assert server.unfinished() == []
+
+    process = launch(workspace, variables)
+    [second] = wait_until(server.unfinished, "a second attempt runs")
+    process.kill()
+    process.wait()
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(workspace)
+    from medpipe.assets.sagemaker import sweep_sensor
+    from medpipe.resources import Profile
+
+    profile = Profile(name="profile.yaml")
+    sensor = sweep_sensor(profile.settings())
+
+    def swept() -> bool:  # the dead launch's steps end a moment after it
+        with dagster_of(workspace) as instance, dg.build_sensor_context(instance, resources={"profile": profile}) as context:
+            sensor(context)
+        return server.unfinished() == []
+
+    wait_until(swept, "the sensor has stopped the orphan")
+    assert server.describe(second)["TrainingJobStatus"] == "Stopped"
