@@ -39,8 +39,7 @@ def setup(
     from medpipe.aws.account import Account
     from medpipe.aws.setup import make_account
 
-    made = make_account(Account.of(_settings(profile, overrides).aws).needs("region"), print, bucket)
-    print("\nNow, in this shell:\n" + "\n".join(f"  export {name}={value}" for name, value in made.items()))
+    make_account(Account.of(_settings(profile, overrides).aws).needs("region"), print, bucket)
 
 
 @aws.command()
@@ -81,9 +80,7 @@ def cost(
     price: Annotated[float | None, typer.Option(min=0, help="USD per hour of one instance, where the table has another or none")] = None,
 ) -> None:
     """What a launch would cost: the plan's hours at the table's price, and the most that it can cost."""
-    from medpipe.plan import cost_on_aws
-
-    print("\n".join(cost_on_aws(_settings(profile, overrides), price)))
+    print("\n".join(_cost(_settings(profile, overrides), price)))
 
 
 @aws.command()
@@ -120,7 +117,7 @@ def tune(
     from medpipe.aws.account import Account
     from medpipe.aws.channels import pack, send
     from medpipe.aws.prices import refuse_above_budget
-    from medpipe.aws.tuning import tune as search
+    from medpipe.aws.tuning import search
 
     settings = _settings(profile, [*overrides, "aws.evaluate=false", *(["aws.budget_usd=1.0e9"] if yes else [])])
     account = Account.of(settings.aws).needs("bucket", "role", "image", "region")
@@ -176,15 +173,17 @@ def stop(
     overrides: SetOption = [],  # noqa: B006
     orphans: Annotated[bool, typer.Option("--orphans", help="all that runs of this machine left behind")] = False,
 ) -> None:
-    """Stop a job, or all jobs that killed runs of this machine left."""
-    from medpipe.aws import jobs
+    """Stop a job or a search, or all jobs that killed runs of this machine left."""
+    from medpipe.aws import jobs, tuning
 
     if bool(name) == orphans:
         raise MedpipeError(got="a name and --orphans, or neither", expected="one of them", where="medpipe aws stop",
                            do="see the names with `medpipe aws status`")  # fmt: skip
     settings, client = _client(profile, overrides)
     stopped = jobs.sweep(client, settings.outputs, time.time()) if orphans else [name]
-    if name:
+    if name.startswith(tuning.NAMED):
+        tuning.stop(client, name, print)
+    elif name:
         jobs.stop(client, name)
     print("\n".join(f"stopped {one}" for one in stopped) or "there is none")
 
@@ -221,3 +220,30 @@ def _inputs(settings: Settings) -> dict[str, Ref]:
             )  # fmt: skip
         found[key] = Ref(path=str(settings.outputs / key), sha256=manifest.sha256, status=manifest.status, reason=manifest.reason)
     return found
+
+
+def _cost(settings: Settings, price: float | None) -> list[str]:
+    """Line by line: the plan's hours on the instance type at the table's price, what they leave out, the ceiling."""
+    from medpipe.aws import prices
+    from medpipe.launch.devices import Machine
+    from medpipe.plan import TEAM, plan
+
+    aws, hours, told = settings.aws, None, []
+    if aws.instance_type in prices.FITTED:
+        count, gpu = prices.gpus_of(aws.instance_type)
+        found = plan(settings, measure=False, machine=Machine(count, gpu.peak, gpu.memory_gb * 1e9 / 2**20))
+        share, source = found.utilisation["cuda"]
+        told.append(f"{count} x {prices.FITTED[aws.instance_type].gpu}, {gpu.peak / 1e12:,.0f} TFLOP/s each ({gpu.source})")
+        told.append(f"{share:.0%} of that is counted on ({source})")
+        busy: dict[str, float] = {}  # roles on one GPU wait for each other, others do not
+        for part in found.parts:
+            if part.name != TEAM and part.seconds is not None:
+                busy[part.place.pool] = busy.get(part.place.pool, 0.0) + part.seconds
+        team = sum(part.flops for part in found.parts if part.name == TEAM) / (gpu.peak * share)
+        hours = (max(busy.values()) + team) / 3600 if busy else None
+        told += [f"{name}: {seconds / 60:,.0f} min" for name, seconds in sorted(busy.items())]
+        if team:
+            told.append(f"the team: {team / 60:,.0f} min of arithmetic, WITHOUT drawing its messages, whose time is not foretold")
+        told += [f"!! {warning}" for warning in found.warnings]
+    left_out = "drawing messages, evaluation, the image's download, loading the base, channels and results, interruptions on spot"
+    return [*told, f"not in the estimate: {left_out}", *prices.cost(aws, hours, price).lines(aws.budget_usd)]

@@ -21,7 +21,7 @@ from typing import Any
 
 from medpipe import store
 from medpipe.config import Settings
-from medpipe.launch.devices import Place, place_role, place_team
+from medpipe.launch.devices import Machine, Place, place_role, place_team
 from medpipe.lengths import Lengths, lengths
 from medpipe.schema import ROLES, Manifest, Role
 from medpipe.training import footprint
@@ -89,31 +89,31 @@ class Plan:
     actual: tuple[Actual, ...] = ()
 
 
-def plan(settings: Settings, measure: bool = True, seconds: float = 1.0) -> Plan:
-    """Estimate a profile on this machine.
+def plan(settings: Settings, measure: bool = True, seconds: float = 1.0, machine: Machine | None = None) -> Plan:
+    """Estimate a profile on this machine, or on another.
 
     Args:
-        settings: the resolved profile.
         measure: measure the matmul peak of each device used; without it the last run's peak is taken, or no time is told.
         seconds: how long each measurement takes.
+        machine: another one, of which nothing is measured; its disk, and the time of a team on it, stay unknown.
     """
     dims, origin = dimensions(settings)
-    places: dict[Role, Place] = {role: place_role(settings, role) for role in ROLES}
+    places: dict[Role, Place] = {role: place_role(settings, role, machine) for role in ROLES}
     finished = _finished(settings)
-    peaks = _peaks(settings, places, finished, seconds if measure else 0.0)
+    peaks = {each.pool: machine.peak for each in places.values()} if machine else _peaks(settings, places, finished, seconds * measure)
     shares = {kind: _utilisation(kind, finished) for kind in ("cpu", "cuda")}
     begun = Plan(settings.name, f"{settings.model.name} ({settings.model.kind})", origin, dims, peaks, shares)
     if dims is None:
         return replace(begun, warnings=tuple(_impossible(settings, None)))
     counted = {role: lengths(settings, role, _made(settings, "models/base")) for role in ROLES}
     roles = [_role(settings, dims, role, places[role], counted[role], begun) for role in ROLES]
-    parts = roles + ([_team(settings, dims)] if settings.training.method == "lora" else [])
+    parts = roles + ([_team(settings, dims, machine)] if settings.training.method == "lora" else [])
     base_mib = dims.parameters * (2 if settings.model.kind == "hub" else 4) / footprint.MIB
     free = shutil.disk_usage(_nearest(settings.outputs)).free / footprint.MIB
-    warnings = [*_impossible(settings, dims), *_too_large(settings, parts)]
-    if (needed := base_mib + sum(part.disk_mib for part in parts)) > free:
+    warnings = [*_impossible(settings, dims), *_too_large(settings, parts, machine)]
+    if (needed := base_mib + sum(part.disk_mib for part in parts)) > free and not machine:
         warnings.append(f"about {needed:,.0f} MiB of disk are needed, {free:,.0f} MiB are free: set paths.outputs")
-    actual = tuple(_beside(settings, part, *finished[part.name]) for part in roles if _made(settings, part.name))
+    actual = tuple(_beside(settings, part, *finished[part.name]) for part in roles if not machine and _made(settings, part.name))
     return replace(begun, parts=tuple(parts), base_mib=base_mib, free_mib=free, warnings=tuple(warnings), actual=actual)
 
 
@@ -151,10 +151,10 @@ def _role(settings: Settings, dims: Dims, role: Role, place: Place, of: Lengths,
     )  # fmt: skip
 
 
-def _team(settings: Settings, dims: Dims) -> Part:
+def _team(settings: Settings, dims: Dims, machine: Machine | None) -> Part:
     """Upper bounds: every episode plays all rounds, every message fills its budget."""
     lora = Lora(settings.training.lora_rank, settings.training.lora_layers)
-    place, team, maporl = place_team(settings), settings.team, settings.maporl
+    place, team, maporl = place_team(settings, machine), settings.team, settings.maporl
     episodes = maporl.questions_per_iteration * maporl.samples_per_question
     messages = maporl.iterations * episodes * team.max_rounds_per_episode  # of each role
     longest = max(team.max_new_tokens.values())
@@ -173,7 +173,7 @@ def _team(settings: Settings, dims: Dims) -> Part:
     disk = trainable * 4 * (1 + 3 * CHECKPOINTS) / footprint.MIB
     return Part(
         TEAM, place, trainable, dims.parameters + trainable, _with_process(memory, place), maporl.iterations, tokens,
-        "at most: all rounds, full messages", flops, _team_seconds(settings, place, episodes), disk
+        "at most: all rounds, full messages", flops, None if machine else _team_seconds(settings, place, episodes), disk
     )  # fmt: skip
 
 
@@ -283,12 +283,12 @@ def _impossible(settings: Settings, dims: Dims | None) -> list[str]:
     return found
 
 
-def _too_large(settings: Settings, parts: list[Part]) -> list[str]:
+def _too_large(settings: Settings, parts: list[Part], machine: Machine | None) -> list[str]:
     """GPUs take one training at a time; a CPU takes as many fine-tunings at once as it has slots."""
     found, advice = [], "lower training.tokens_per_pass, set training.gradient_checkpointing = true or model.quantization = 4bit"
     of_team = "lower maporl.minibatch, maporl.questions_per_iteration or team.max_prompt_tokens, or set model.quantization = 4bit"
     for part in parts:
-        limit = _limit_mib(part.place)
+        limit = machine.memory_mib if machine and part.place.gpu else _limit_mib(part.place)
         where = "this machine" if part.place.gpu is None else f"GPU {part.place.gpu}"
         if limit is None:
             found.append(f"whether {part.name} fits into {where} is not known: nvidia-smi does not tell its memory")

@@ -18,6 +18,7 @@ from pydantic import Field
 
 from medpipe import store
 from medpipe.assets.present import to_checks, to_metadata
+from medpipe.aws.store import Store
 from medpipe.config import DEFAULT_PROFILE, Settings, load_profile, parse_override
 from medpipe.kin import end_with_driver
 from medpipe.launch.devices import Place, place_light
@@ -132,21 +133,45 @@ def without_value(made: dg.MaterializeResult[Ref]) -> dg.MaterializeResult:
 
 
 class RefStore(dg.ConfigurableIOManager):
-    """Hands small references from asset to asset as JSON: no pickle, and never "the latest in the folder"."""
+    """Hands small references from asset to asset as JSON: no pickle, and never "the latest in the folder".
+
+    Where settings.aws.store names a place, finished folders are kept there too, and fetched from there where they are missing here.
+    """
 
     profile: dg.ResourceDependency[Profile]
 
     def handle_output(self, context: dg.OutputContext, obj: Ref) -> None:
-        """Keep the reference of a finished asset."""
-        store.write_json(self._path(context.asset_key), obj.model_dump())
+        """Keep the reference of a finished asset, and in the shared store its folder too."""
+        key = "/".join(context.asset_key.path)
+        store.write_json(self._path(key), obj.model_dump())
+        manifest = store.read_manifest(Path(obj.path))
+        if (shared := self._shared(context)) and manifest and manifest.sha256 == obj.sha256:
+            context.log.info(f"kept in {shared.keep(key, Path(obj.path), manifest)}")
+            shared.keep_ref(key, obj)
 
     def load_input(self, context: dg.InputContext) -> Ref:
-        """The reference of an upstream asset as it was last materialised."""
-        path = self._path(context.asset_key)
-        if not path.is_file():
-            name = context.asset_key.to_user_string()
-            raise dg.Failure(f"got no {name}, expected it at {path}: materialise {name} first (or select '*{name}')")
-        return Ref.model_validate_json(path.read_text(encoding="utf-8"))
+        """The reference of an upstream asset as it was last materialised; its folder is fetched where it is missing here."""
+        key = "/".join(context.asset_key.path)
+        path, shared = self._path(key), self._shared(context)
+        ref = Ref.model_validate_json(path.read_text(encoding="utf-8")) if path.is_file() else None
+        standing = store.read_manifest(Path(ref.path)) if ref else None
+        if shared is None or (ref and standing and standing.sha256 == ref.sha256):
+            found = ref
+        elif wanted := ref or shared.ref(key):
+            folder = self.profile.settings().outputs / key
+            shared.fetch(key, wanted.sha256, folder)
+            found = wanted.model_copy(update={"path": str(folder)})
+            store.write_json(path, found.model_dump())
+        else:
+            found = None
+        if found is None:
+            places = f"{path} or {shared.where}" if shared else str(path)
+            raise dg.Failure(f"got no {key}, expected it at {places}: materialise {key} first (or select '*{key}')")
+        return found
 
-    def _path(self, key: dg.AssetKey) -> Path:
-        return self.profile.settings().outputs / "refs" / Path(*key.path).with_suffix(".json")
+    def _shared(self, context: dg.OutputContext | dg.InputContext) -> Store | None:
+        aws = self.profile.settings().aws
+        return Store(aws.store, context.log.info, aws.kms_key, aws.region) if aws.store else None
+
+    def _path(self, key: str) -> Path:
+        return self.profile.settings().outputs / "refs" / f"{key}.json"

@@ -6,10 +6,10 @@ run left, shows what it says, and stops it when the run ends early. `orphaned_jo
 Left out: evaluations in a job of their own (the training job evaluates at its end, aws.evaluate), endpoints.
 """
 
+import json
 import os
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -50,23 +50,32 @@ class PipesSageMakerClient(dg.PipesClient):
         self._account, self._settings = account, settings
 
     def run(  # type: ignore[override]
-        self, *, context: AssetExecutionContext, launch: Launch, extras: dict[str, Any] | None = None
+        self, *, context: AssetExecutionContext, launch: Launch, extras: dict[str, Any] | None = None, again: bool = False
     ) -> tuple[Mapping[str, Any], list[dict[str, Any]]]:
         """Start the job or adopt it, wait for its end, and give its description and the messages that it sent.
+
+        Args:
+            context: of the step.
+            launch: what the job is named after.
+            extras: for the context that the job reads.
+            again: make another job even where one completed, whose results are gone.
 
         Raises:
             MedpipeError: it failed or was stopped; the message has SageMaker's reason.
         """
         aws, account = self._settings.aws, self._account
         client, say = account.client("sagemaker"), context.log.info
-        with jobs.claimed(client, launch, self._settings.outputs, say) as job:
+        with jobs.claimed(client, launch, self._settings.outputs, say, poll_seconds=aws.poll_seconds, again=again) as job:
+            if job.status == "Completed":
+                say(f"{job.name} has completed before: only its results are fetched")
+                return job.finish(training_job(self._settings, account, launch, job.name)), []
             place = account.key("jobs", job.name, "pipes")
             say(f"SageMaker job {job.name}: {console_address(account.region, job.name)}")
             with dg.open_pipes_session(context, _injector(account, place), _reader(account, place, aws.poll_seconds), extras) as session:
                 passed = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
                 sent = replace(launch, environment={**launch.environment, **passed, **session.get_bootstrap_env_vars()})
-                tail = Tail(account.client("logs"), job.name)
-                description = job.finish(training_job(self._settings, account, sent, job.name), aws.poll_seconds, _pause(tail))
+                tail = Tail(account.client("logs"), job.name, say)
+                description = job.finish(training_job(self._settings, account, sent, job.name), lambda: _show(tail))
             context.get_step_execution_context()._requires_typed_event_stream = False  # the caller yields the results
             return description, list(session.get_custom_messages())
 
@@ -118,7 +127,11 @@ def train(context: AssetExecutionContext, settings: Settings, inputs: Mapping[st
     parcel = pack(settings, inputs, account, Path.cwd())
     context.log.info(f"uploading {parcel.size / 2**20:.1f} MiB at most; the job may cost up to {cost}")
     send(parcel, account, context.log.info, settings.aws.kms_key)
-    description, messages = PipesSageMakerClient(account, settings).run(context=context, launch=parcel.launch)
+    pipes = PipesSageMakerClient(account, settings)
+    description, messages = pipes.run(context=context, launch=parcel.launch)
+    if not results.are_there(description, account):
+        context.log.warning(f"the results of {description['TrainingJobName']} are gone from S3: training again")
+        description, messages = pipes.run(context=context, launch=parcel.launch, again=True)
     manifests = results.bring_back(description, settings, parcel.launch, inputs, account, context.log.info)
     _compare(messages, manifests)
     return manifests, _told(description, messages, parcel, account)
@@ -174,15 +187,10 @@ def _told(description: Mapping[str, Any], messages: list[dict[str, Any]], parcel
     }  # fmt: skip
 
 
-def _pause(tail: Tail) -> Callable[[float], None]:
-    """Wait between two looks at the job, and show meanwhile what its container wrote."""
-
-    def pause(seconds: float) -> None:
-        for line in tail.new_lines():
-            print(line, flush=True)
-        threading.Event().wait(seconds)
-
-    return pause
+def _show(tail: Tail) -> None:
+    """What the container wrote since the last look, into the step's own log."""
+    for line in tail.new_lines():
+        print(line, flush=True)
 
 
 def _injector(account: Account, place: str) -> Any:
@@ -191,8 +199,6 @@ def _injector(account: Account, place: str) -> Any:
     class Named(PipesS3ContextInjector):
         @contextmanager
         def inject_context(self, context: Any) -> Iterator[dict[str, Any]]:
-            import json
-
             key = f"{place}/context.json"
             self.client.put_object(Body=json.dumps(context).encode(), Bucket=self.bucket, Key=key)
             yield {"bucket": self.bucket, "key": key}

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from medpipe.aws.errors import explained
 from medpipe.errors import MedpipeError
 
 Pause = Callable[[float], None]
@@ -48,6 +49,11 @@ def stop(client: Any, name: str, pause: Pause = time.sleep) -> str:
     Raises:
         MedpipeError: it can't be told whether the job is being stopped.
     """
+    with explained(f"stopping {name}"):
+        return _stopped(client, name, pause)
+
+
+def _stopped(client: Any, name: str, pause: Pause) -> str:
     unanswered: Exception | None = None
     accepted = False
     status = ""

@@ -18,6 +18,7 @@ from typing import Any
 
 from medpipe import store
 from medpipe.aws.account import Account
+from medpipe.aws.errors import explained
 from medpipe.aws.request import Launch
 from medpipe.aws.sync import Sent, folder_files, upload
 from medpipe.config import Settings, digest
@@ -34,7 +35,16 @@ LEFT_OUT = ("description", "paths", "tracking", "tuning", "release")
 """Sections that change nothing of what a job makes."""
 OF_THE_JOB = ("image", "instance_type", "instance_count", "evaluate", "secrets")
 """Of the section `aws`, what does."""
-CODE = ("medpipe/**/*.py", "medpipe/**/*.yaml", "medpipe/**/*.jinja", "medpipe/py.typed", "scripts/sagemaker_entry.py", "pyproject.toml", "README.md")
+CODE = (
+    "medpipe/**/*.py",
+    "medpipe/**/*.yaml",
+    "medpipe/**/*.jinja",
+    "medpipe/py.typed",
+    "scripts/sagemaker_entry.py",
+    "pyproject.toml",
+    "README.md",
+)
+FIRST_REGION = "us-east-1"  # the one whose name S3 leaves out
 SHORT = 12  # characters of a hash in a key or a name
 
 
@@ -104,6 +114,7 @@ def send(parcel: Parcel, account: Account, say: Callable[[str], None], kms_key: 
         MedpipeError: S3 refuses (medpipe/aws/errors.py).
     """
     client = account.client("s3")
+    _refuse_other_region(client, account)
     total = Sent(0, 0, 0)
     with tempfile.TemporaryDirectory() as folder:
         document = Path(folder) / "launch.json"
@@ -113,6 +124,17 @@ def send(parcel: Parcel, account: Account, say: Callable[[str], None], kms_key: 
             say(f"{account.uri(place)}: {sent.files} files sent ({sent.bytes / 2**20:.1f} MiB), {sent.kept} were there")
             total = Sent(total.files + sent.files, total.bytes + sent.bytes, total.kept + sent.kept)
     return total
+
+
+def _refuse_other_region(client: Any, account: Account) -> None:
+    """S3 answers from everywhere, so an upload would succeed, and the job, which reads its own region only, would fail later."""
+    with explained(f"looking for the bucket {account.bucket}"):
+        there = client.get_bucket_location(Bucket=account.bucket)["LocationConstraint"] or FIRST_REGION
+    if there != account.region:
+        raise MedpipeError(
+            got=f"the bucket {account.bucket} in {there}", expected=f"one in {account.region}, where the job runs", where="aws.bucket",
+            do=f"export AWS_REGION={there}, or make a bucket here: medpipe aws setup --bucket …",
+        )  # fmt: skip
 
 
 def _selection(settings: Settings) -> str:

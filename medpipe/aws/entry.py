@@ -21,6 +21,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -109,9 +110,9 @@ class Work:
         self._conclude(given)
 
     def _make(self, given: Given, watch: Watch, leader: hosts.Leader | None) -> None:
-        settings = given.settings
+        settings, rest = given.settings, given.select
         if leader:
-            first = hosts.before_team(given.select, settings)
+            first, rest = hosts.before_team(given.select, settings)
             if first:
                 self._run(first, watch.look)
             folders = {
@@ -125,7 +126,8 @@ class Work:
             if leader:
                 leader.look()
 
-        self._run(given.select, look)
+        if rest:
+            self._run(rest, look)
 
     def _prepare(self, given: Given) -> None:
         """A folder to work in: Dagster's settings and state, the resolved profile, references to the inputs."""
@@ -133,7 +135,7 @@ class Work:
         work.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(self.layout.channel("code") / "dagster.yaml", work / "dagster.yaml")
         store.write_text(work / "profile.yaml", yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
-        for key, one in given.inputs.items():
+        for key, one in given.inputs.items() if self.layout.leads else ():
             ref = Ref(path=str(given.folder(key, self.layout)), sha256=one.sha256)
             store.write_json(settings.outputs / "refs" / f"{key}.json", ref.model_dump())
         found = fetch_secrets(settings)
@@ -303,6 +305,8 @@ def end(process: subprocess.Popen[str]) -> None:
 def main() -> None:
     """Do the job; a failure is left where SageMaker looks for it."""
     started, layout = time.monotonic(), Layout.of(os.environ)
+    if not layout.leads:  # SageMaker packs the folders of all hosts into one archive
+        layout = replace(layout, output=layout.output / "hosts" / layout.current)
     voice = Voice(layout.output / "training.log")
     work = Work(layout, os.environ, voice)
     status, error = 0, ""

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from medpipe import store
+from medpipe.aws.errors import explained
 from medpipe.aws.layout import Given, Layout
 from medpipe.config import Settings
 from medpipe.errors import MedpipeError
@@ -31,6 +32,7 @@ from medpipe.schema import ROLES, Ref
 TEAM = "models/maporl_team"
 LOOK_SECONDS = 2.0
 HELLO_SECONDS = 900.0  # between the starts of two hosts of one job, at most
+TALKING = "talking to the other instances of this job through S3"
 Bear = Callable[[], None]
 """Called while waiting: it returns after a moment, or raises where the work was asked to stop."""
 
@@ -41,10 +43,10 @@ def team_inputs(settings: Settings) -> tuple[str, ...]:
     return ("splits/train", "rewards/audit", "models/base", *(f"models/{role}" for role in ROLES), *judge)
 
 
-def before_team(select: str, settings: Settings) -> str:
-    """The part of a selection that the co-training waits for."""
-    wanted = team_inputs(settings)
-    return ",".join(key for key in select.split(",") if key in wanted)
+def before_team(select: str, settings: Settings) -> tuple[str, str]:
+    """A selection in two: what the co-training waits for, and the rest."""
+    wanted, keys = team_inputs(settings), select.split(",")
+    return ",".join(key for key in keys if key in wanted), ",".join(key for key in keys if key not in wanted)
 
 
 def refuse_uneven(layout: Layout, settings: Settings) -> None:
@@ -76,32 +78,36 @@ class Meeting:
 
     def say(self, name: str, value: Mapping[str, Any]) -> None:
         """Leave a word."""
-        self._client.put_object(Bucket=self._bucket, Key=f"{self._prefix}/{name}.json", Body=json.dumps(value).encode())
+        with explained(TALKING):
+            self._client.put_object(Bucket=self._bucket, Key=f"{self._prefix}/{name}.json", Body=json.dumps(value).encode())
 
     def heard(self, name: str) -> dict[str, Any] | None:
-        """A word, if it was left."""
-        try:
-            answer = self._client.get_object(Bucket=self._bucket, Key=f"{self._prefix}/{name}.json")
-        except self._client.exceptions.NoSuchKey:
-            return None
-        return json.loads(answer["Body"].read())
+        """A word, if it was left. It is looked for in a listing: AWS answers a role that may list below a prefix only with "access denied"
+        where it asks for an object that is not there."""
+        with explained(TALKING):
+            for key in self._keys(f"{self._prefix}/{name}.json"):
+                return json.loads(self._client.get_object(Bucket=self._bucket, Key=key)["Body"].read())
+        return None
 
     def leave(self, name: str, folder: Path) -> None:
         """Leave a folder; its objects are encrypted as the bucket says."""
-        for path in sorted(folder.rglob("*")):
-            if path.is_file():
-                self._client.upload_file(str(path), self._bucket, f"{self._prefix}/{name}/{path.relative_to(folder).as_posix()}")
+        with explained(TALKING):
+            for path in sorted(folder.rglob("*")):
+                if path.is_file():
+                    self._client.upload_file(str(path), self._bucket, f"{self._prefix}/{name}/{path.relative_to(folder).as_posix()}")
 
     def fetch(self, name: str, folder: Path) -> None:
         """Fetch a folder that was left."""
-        for key in self._keys(f"{self._prefix}/{name}/"):
-            with store.atomic_path(folder / key.removeprefix(f"{self._prefix}/{name}/")) as path:
-                self._client.download_file(self._bucket, key, str(path))
+        with explained(TALKING):
+            for key in self._keys(f"{self._prefix}/{name}/"):
+                with store.atomic_path(folder / key.removeprefix(f"{self._prefix}/{name}/")) as path:
+                    self._client.download_file(self._bucket, key, str(path))
 
     def clear(self, name: str) -> None:
         """Remove a folder that was left by an earlier start of this job."""
-        for key in self._keys(f"{self._prefix}/{name}/"):
-            self._client.delete_object(Bucket=self._bucket, Key=key)
+        with explained(TALKING):
+            for key in self._keys(f"{self._prefix}/{name}/"):
+                self._client.delete_object(Bucket=self._bucket, Key=key)
 
     def _keys(self, prefix: str) -> Iterator[str]:
         for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix):

@@ -115,8 +115,7 @@ class Job:
             return
         self._say(f"stopping {self.name}: its launcher ends")
         try:
-            with explained(f"stopping {self.name}"):
-                status = stop(self._client, self.name, self._pause)
+            status = stop(self._client, self.name, self._pause)
             if status:
                 self._record("ended" if status in FINAL else "created", status)
                 self._say(f"{self.name}: {status}")

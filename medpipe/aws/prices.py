@@ -110,6 +110,8 @@ class Cost:
         machines = f"{self.instances} x {self.price:,.3f} USD per hour" if self.instances > 1 else f"{self.price:,.3f} USD per hour"
         found = [f"price: {machines} ({self.source})"]
         found.append("estimate: unknown" if self.usd is None else f"estimate: {self.hours:,.1f} h, {self.usd:,.2f} USD")
+        if self.usd is not None and self.usd > self.ceiling_usd:
+            found.append("!! that is longer than aws.max_hours: SageMaker would end the job before it is done; raise it, or train less")
         over = "over" if self.over(budget_usd) else "within"
         return [*found, f"at most: {self.ceiling_usd:,.2f} USD (aws.max_hours), {over} the budget of {budget_usd:,.2f} USD"]
 

@@ -57,7 +57,12 @@ def standing(settings: Settings, inputs: Mapping[str, Ref]) -> dict[str, Manifes
 
 
 def bring_back(
-    description: Mapping[str, Any], settings: Settings, launch: Launch, inputs: Mapping[str, Ref], account: Account, say: Callable[[str], None]
+    description: Mapping[str, Any],
+    settings: Settings,
+    launch: Launch,
+    inputs: Mapping[str, Ref],
+    account: Account,
+    say: Callable[[str], None],
 ) -> dict[str, Manifest]:
     """Fetch what a completed job left in S3, check it, and put it in place.
 
@@ -96,10 +101,19 @@ def bring_back(
     if found is None:
         raise MedpipeError(
             got=f"models of {name} that do not stand for this machine's settings and code", expected="the same fingerprints", where=archive,
-            do="the code has changed since the launch: check out the commit of the job (its training_summary.json names it), or launch again",
+            do="the code has changed since the launch: check out the job's commit (in training_summary.json), or launch again",
         )  # fmt: skip
     say(f"{name}: {', '.join(found)} are in {settings.outputs}")
     return found
+
+
+def are_there(description: Mapping[str, Any], account: Account) -> bool:
+    """Whether the archives of a completed job still lie in S3."""
+    place = description["ModelArtifacts"]["S3ModelArtifacts"].rpartition("/")[0]
+    bucket, _, prefix = place.removeprefix("s3://").partition("/")
+    with explained(f"looking for the results in {place}"):
+        listed = account.client("s3").list_objects_v2(Bucket=bucket, Prefix=f"{prefix}/").get("Contents", [])
+    return {f"{prefix}/{file}" for file in ARCHIVES} <= {each["Key"] for each in listed}
 
 
 def _inputs_of(key: str, settings: Settings) -> tuple[str, ...]:
@@ -127,7 +141,7 @@ def _fetch(account: Account, uri: str, path: Path, say: Callable[[str], None]) -
             return
         say(f"fetching {uri} ({head['ContentLength'] / 2**20:.1f} MiB)")
         with store.atomic_path(path) as temporary:
-            client.download_file(bucket, key, str(temporary), ExtraArgs={"IfMatch": head["ETag"]})
+            client.download_file(bucket, key, str(temporary))
         store.write_text(mark, head["ETag"])
 
 
@@ -173,7 +187,8 @@ def _place(folder: Path, key: str, sha: str, settings: Settings, where: str) -> 
     there = store.read_manifest(final)
     if there and there.sha256 == sha and there.fingerprint == manifest.fingerprint and not store.damaged_files(final, there):
         return
-    exports = {name: str(settings.outputs / Path(target).name) for name, target in manifest.exports.items()}  # the job's paths mean nothing here
+    # The job's own paths mean nothing here.
+    exports = {name: str(settings.outputs / Path(target).name) for name, target in manifest.exports.items()}
     manifest = manifest.model_copy(update={"exports": exports})
     store.publish(folder, final, manifest)
     store.export(final, manifest)

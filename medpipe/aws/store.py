@@ -65,14 +65,8 @@ class Store:
                 got=f"files that differ from the manifest ({', '.join(damaged)})", expected="a finished folder", where=str(folder),
                 do=f"make {key} again",
             )  # fmt: skip
-        place = self._root / key / manifest.sha256
-        files = folder_files(folder)
-        content = {name: path for name, path in files.items() if name != store.MANIFEST}
-        with explained(f"keeping {key} in {self.where}"):
-            finished = (place / store.MANIFEST).is_file()
-            for batch in (files,) if finished else (content, files):  # the manifest goes last, and its presence means that all is there
-                self._send(batch, key, manifest.sha256)
-        return str(place)
+        self._send(folder_files(folder), key, manifest.sha256)
+        return str(self._root / key / manifest.sha256)
 
     def keep_ref(self, key: str, ref: Ref) -> None:
         """Say which content an asset has now."""
@@ -87,6 +81,8 @@ class Store:
 
     def fetch(self, key: str, sha256: str, folder: Path) -> Manifest:
         """Put the kept content in place of a folder; one that holds it already, whole, stays.
+
+        Its manifest exports nothing: copies for people belong to the machine that made it, and a store must not name places here.
 
         Raises:
             MedpipeError: it is not there, not finished or damaged.
@@ -127,14 +123,17 @@ class Store:
                 got=f"{key} with {', '.join(damaged) or 'another hash'}, damaged", expected=f"content {sha256[:SHORT]}", where=str(place),
                 do="remove it there, then keep it again from where it was made, or make it here",
             )  # fmt: skip
+        manifest = manifest.model_copy(update={"exports": {}})
+        store.write_json(partial / store.MANIFEST, manifest.model_dump(mode="json"))
         return manifest
 
     def _send(self, files: dict[str, Path], key: str, sha256: str) -> None:
+        """The manifest last: its presence means that all is there."""
         if self._account:
-            upload(self._client, files, self.bucket, self._under(key, sha256), self.say, self.kms_key)
+            upload(self._client, files, self.bucket, self._under(key, sha256), self.say, self.kms_key, last=store.MANIFEST)
             return
         place = Path(self.where) / key / sha256
-        for name, path in files.items():
+        for name, path in sorted(files.items(), key=lambda item: item[0] == store.MANIFEST):
             copy = place / name
             if not copy.is_file() or store.sha256_file(copy) != store.sha256_file(path):
                 with store.atomic_path(copy) as temporary:

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def folder_files(folder: Path, under: str = "") -> dict[str, Path]:
 
 def upload(
     client: Any, files: Mapping[str, Path], bucket: str, prefix: str, say: Callable[[str], None], kms_key: str = "", *,
-    part_bytes: int = PART_BYTES, every_seconds: float = SAY_SECONDS,
+    last: str = "", part_bytes: int = PART_BYTES, every_seconds: float = SAY_SECONDS,
 ) -> Sent:  # fmt: skip
     """Make the prefix hold exactly these files.
 
@@ -79,6 +80,7 @@ def upload(
         prefix: named after the content; no other program writes there.
         say: is told how far it is.
         kms_key: encrypts the objects; S3's own key where it is empty.
+        last: a key that is sent when all others are there: its presence says so.
         part_bytes: larger files are sent in parts of this size.
         every_seconds: pause between two words of progress.
 
@@ -99,8 +101,13 @@ def upload(
             )  # fmt: skip
         options = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": kms_key} if kms_key else {}
         target = _Target(client, bucket, options, part_bytes, threading.Event())
-        work = [(lambda key=key, path=path: _send(target, f"{prefix}/{key}", path, there.get(key))) for key, path in files.items()]
-        return _together(work, target.stop, f"uploading to {place}", say, every_seconds)
+        jobs = {key: partial(_send, target, f"{prefix}/{key}", path, there.get(key)) for key, path in files.items()}
+        final = jobs.pop(last, None)
+        sent = _together(jobs.values(), target.stop, f"uploading to {place}", say, every_seconds)
+        moved = final() if final else 0
+        if final is None:
+            return sent
+        return Sent(sent.files, sent.bytes, sent.kept + 1) if moved is None else Sent(sent.files + 1, sent.bytes + moved, sent.kept)
 
 
 def download(
@@ -125,7 +132,7 @@ def download(
                     do="remove the object; medpipe writes no such key",
                 )  # fmt: skip
         stop = threading.Event()
-        work = [(lambda key=key, size=size: _fetch(client, bucket, f"{prefix}/{key}", folder / key, size)) for key, size in there.items()]
+        work = [partial(_fetch, client, bucket, f"{prefix}/{key}", folder / key, size) for key, size in there.items()]
         return _together(work, stop, f"downloading {place}", say, every_seconds)
 
 
@@ -144,8 +151,10 @@ def _together(
             if time.monotonic() - said >= every_seconds:
                 said = time.monotonic()
                 say(f"{doing}: {files + kept} of {len(waiting)} files, {kept} of them were there, {size / 2**20:.1f} MiB moved")
-    finally:
+    except BaseException:
         stop.set()
+        raise
+    finally:
         pool.shutdown(wait=True, cancel_futures=True)
     return Sent(files, size, kept)
 

@@ -42,6 +42,7 @@ SCRIPT = {"sagemaker_submit_directory": "/opt/ml/input/data/code", "sagemaker_pr
 """What AWS's images run in place of an entry point: the folder, and the script in it."""
 ONE_JOB = ("DAGSTER_PIPES_CONTEXT", "DAGSTER_PIPES_MESSAGES")
 """Variables that name the messages of one job; trials at once would write over each other's."""
+NAMED = "medpipe-tune-"
 MOST_NAME = 32  # SageMaker's limit for tuning jobs
 MOST_VARIABLES = 48
 ENDED = ("Completed", "Failed", "Stopped")
@@ -108,7 +109,7 @@ def ranges(settings: Settings) -> dict[str, list[dict[str, Any]]]:
 def tuning_name(settings: Settings, launch: Launch, trials: int, parallel: int, attempt: int = 1) -> str:
     """The job's name: the same search always has the same. Its hash is over the launch, the space, trials and seed."""
     identity = {"launch": launch.digest, "space": ranges(settings), "trials": trials, "parallel": parallel, "seed": settings.seed}
-    return f"medpipe-tune-{digest(identity)[:12]}-a{attempt}"
+    return f"{NAMED}{digest(identity)[:12]}-a{attempt}"
 
 
 def tuning_job(settings: Settings, account: Account, launch: Launch, name: str, trials: int, parallel: int) -> dict[str, Any]:

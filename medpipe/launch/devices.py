@@ -34,6 +34,15 @@ class Place:
         return "cpu" if self.gpu is None else "cuda:0"
 
 
+@dataclass(frozen=True)
+class Machine:
+    """A machine other than this one, as a plan needs it: so many equal GPUs, each one's matmul peak (FLOP/s) and memory."""
+
+    gpus: int
+    peak: float
+    memory_mib: float
+
+
 def visible_gpus() -> list[str]:
     """Ids of the GPUs this process may use, as CUDA_VISIBLE_DEVICES names them."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -42,9 +51,9 @@ def visible_gpus() -> list[str]:
     return [str(n) for n in range(len(list(DRIVER.iterdir())))] if DRIVER.is_dir() else []
 
 
-def place_role(settings: Settings, role: Role) -> Place:
-    """Where one role is fine-tuned."""
-    gpus, wanted = visible_gpus(), settings.hardware.devices[role]
+def place_role(settings: Settings, role: Role, machine: Machine | None = None) -> Place:
+    """Where one role is fine-tuned, here or on another machine."""
+    gpus, wanted = [str(n) for n in range(machine.gpus)] if machine else visible_gpus(), settings.hardware.devices[role]
     if not gpus or wanted == "cpu":
         slots = settings.hardware.cpu_processes
         return Place(f"cpu_{ROLES.index(role) % slots}", None, max(1, _cores() // slots))
@@ -52,9 +61,9 @@ def place_role(settings: Settings, role: Role) -> Place:
     return Place(f"gpu_{number}", gpus[number], max(1, _cores() // len(gpus)))
 
 
-def place_team(settings: Settings) -> Place:
+def place_team(settings: Settings, machine: Machine | None = None) -> Place:
     """Where work on all four roles at once is done: the planner's device, with all cores."""
-    place = place_role(settings, "planner")
+    place = place_role(settings, "planner", machine)
     return Place(place.pool, place.gpu, _cores())
 
 

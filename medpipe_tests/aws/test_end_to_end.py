@@ -22,7 +22,7 @@ from medpipe import store
 from medpipe.schema import ROLES
 from medpipe_tests.aws.conftest import KEYS, REGION, Cloud
 from medpipe_tests.aws.containers import run_request
-from medpipe_tests.aws.sagemaker_server import SageMakerServer
+from medpipe_tests.aws.sagemaker_server import End, SageMakerServer
 from medpipe_tests.operations.processes import ROOT, dagster_of, environment, make_workspace, wait_until
 
 pytestmark = pytest.mark.slow
@@ -71,22 +71,34 @@ def materialisation(folder: Path, key: str) -> dict[str, Any]:
     return found | {"tags": event.asset_materialization.tags}
 
 
-def test_every_command_of_the_page_from_an_empty_account_to_an_evaluated_team(
-    moto_endpoint: str, workspace: Path, tmp_path: Path
-) -> None:
+def push_image(aws: Cloud) -> None:
+    """In place of `docker push`."""
+    manifest = '{"schemaVersion": 2, "mediaType": "application/vnd.docker.distribution.manifest.v2+json", "layers": []}'
+    aws.account.client("ecr").put_image(repositoryName="medpipe", imageTag="0.1.0", imageManifest=manifest)
+
+
+def test_every_command_of_the_page_from_an_empty_account_to_an_evaluated_team(aws: Cloud, workspace: Path, tmp_path: Path) -> None:
     requests: list[dict[str, Any]] = []
 
-    def runner(request: dict[str, Any]) -> Any:
+    def runner(request: dict[str, Any]) -> End:
         requests.append(request)
-        return run_request(request, tmp_path / "container", {**KEYS, "AWS_ENDPOINT_URL": moto_endpoint, "AWS_REGION": REGION})
+        if "HyperParameterTuningJobName" in request:
+            return End()
+        ended = run_request(request, aws.s3, tmp_path / "container")
+        (tmp_path / "container.log").write_text(ended.container.said)
+        return End(ended.status, ended.reason, {name: values[-1] for name, values in ended.metrics.items()})
 
     with SageMakerServer(runner=runner) as server:
         variables = environment(
-            workspace, **FAST, AWS_ENDPOINT_URL=moto_endpoint, AWS_ENDPOINT_URL_SAGEMAKER=server.endpoint, HF_TOKEN=CANARY,
+            workspace, **FAST, AWS_ENDPOINT_URL=aws.endpoint, AWS_ENDPOINT_URL_SAGEMAKER=server.endpoint, HF_TOKEN=CANARY,
             WANDB_API_KEY=CANARY,
         )  # fmt: skip
+        for name in ("MEDPIPE_AWS_BUCKET", "MEDPIPE_AWS_ROLE", "MEDPIPE_AWS_IMAGE"):
+            variables.pop(name, None)  # the page sets them
         said = ""
         for commands in blocks():
+            if "aws check" in commands:
+                push_image(aws)
             # One line of the page is another here: the profile that a test has time for.
             adapted = commands.replace("export MEDPIPE_PROFILE=sagemaker-qwen2.5\n", "")
             done = shell(adapted, workspace, variables)
@@ -94,17 +106,18 @@ def test_every_command_of_the_page_from_an_empty_account_to_an_evaluated_team(
             kept = (workspace / "environment").read_text().split("\0")
             variables = dict(line.split("=", 1) for line in kept if "=" in line)
 
-        jobs = [call for call in server.journal if call.operation == "CreateTrainingJob" and call.accepted]
-        assert len(jobs) == 1 and server.unfinished() == []
+        trainings = [name for name in server.accepted() if not name.startswith("medpipe-tune-")]
+        assert len(trainings) == 1 and len(server.accepted()) == 2 and server.unfinished() == []
 
     job = requests[0]["TrainingJobName"]
+    assert trainings == [job]
     for key in MODELS:
         manifest = store.read_manifest(workspace / "outputs" / key)
         assert manifest and store.damaged_files(workspace / "outputs" / key, manifest) == []
         told = materialisation(workspace, key)
         assert told["tags"]["dagster/data_version"] == manifest.sha256
     assert f"{job}" in said and "no job is needed" in said  # the last `medpipe run` found the models standing
-    first = [event for event in events(workspace, "models/maporl_team")][-1]
+    *_, first = events(workspace, "models/maporl_team")
     assert first["job"] == job and first["model_archive"].endswith(f"{job}/output/model.tar.gz")
     assert all(0 <= first[name] <= 1 for name in FIGURES)
     summary = store.read_json(workspace / "outputs" / "evaluation" / "synthetic_heldout" / "summary.json")

@@ -270,6 +270,7 @@ def test_the_models_are_whole_and_the_ones_that_this_machine_would_make(job: Job
     for key, sha in listing["assets"].items():
         manifest = manifests[key] = store.read_manifest(final / key)
         assert manifest and manifest.sha256 == sha and store.damaged_files(final / key, manifest) == []
+        assert manifest.commit == COMMIT
     assert max(path.stat().st_mtime_ns for path in final.rglob("*.json")) == (final / "manifest.json").stat().st_mtime_ns
     local = job.settings.model_copy(update={"training": job.settings.training.model_copy(update={"epochs": 1})})
     refs = inputs_of(job.outputs, ("splits/train", "splits/validation")) | {

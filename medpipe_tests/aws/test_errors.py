@@ -68,7 +68,7 @@ def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"AWS_ACCESS_KEY_ID": CANARY_KEY, "AWS_SECRET_ACCESS_KEY": CANARY_SECRET, "AWS_SESSION_TOKEN": CANARY_TOKEN}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL"):
+    for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL", "HTTPS_PROXY", "https_proxy"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -325,8 +325,8 @@ ENDINGS = [
         "region to retry the request"), ("another region than the job", "us-west-2", "AWS_REGION")),
     (job("Failed", "ClientError: Data download failed:S3 key: s3://b/x has an illegal char"), ("data that the job did not find",)),
     (job("Failed", "ClientError: TrainingHostAgent Initialization failed:InvalidInputException: SageMaker is unable to perform: "
-        "sts:AssumeRole on the role. Check if you have a trust relationship for 'sagemaker.amazonaws.com' to assume the role."), ("a role that",
-        "trust policy")),
+        "sts:AssumeRole on the role. Check if you have a trust relationship for 'sagemaker.amazonaws.com' to assume the role."),
+        ("a role that", "trust policy")),
     (job("Failed", "InternalServerError: We encountered an internal error. Please try again."), ("an error inside AWS", "launch again")),
     (job("Stopped", passed=("Training", "Stopping")), ("a job that somebody stopped", "s3://b/checkpoints/1")),
     (job("Failed", "Something new"), ("a job that failed (Something new)", "medpipe aws logs")),

@@ -183,8 +183,10 @@ def test_processes_are_the_same_number_on_each_host() -> None:
 
 def test_only_what_the_co_training_waits_for_is_made_before_it() -> None:
     select = "models/base,models/planner,models/verifier,models/maporl_team,group:evaluation"
-    assert before_team(select, load_profile("smoke")) == "models/base,models/planner"
-    assert before_team(select, load_profile("smoke", {"maporl.verifier": "learned"})) == "models/base,models/planner,models/verifier"
+    plain, learned = load_profile("smoke"), load_profile("smoke", {"maporl.verifier": "learned"})
+    rest = "models/maporl_team,group:evaluation"
+    assert before_team(select, plain) == ("models/base,models/planner", f"models/verifier,{rest}")
+    assert before_team(select, learned) == ("models/base,models/planner,models/verifier", rest)
 
 
 # --- two containers
@@ -215,7 +217,11 @@ def test_two_instances_train_the_team_that_two_processes_of_one_train(
     manifest = store.read_manifest(team)
     assert manifest and store.damaged_files(team, manifest) == []
     assert re.search("taking part in the co-training as localhost", both[1].said)
-    assert not (second / "model" / "final_model").exists() and not list((second / "checkpoints").rglob("*manifest.json"))
+    assert not [path for name in ("model", "checkpoints") for path in (second / name).rglob("*") if path.is_file()]
+    left = [
+        {path.relative_to(base / "output" / "data").parts[0] for path in (base / "output" / "data").rglob("*")} for base in (first, second)
+    ]
+    assert "training_summary.json" in left[0] and left[1] == {"hosts"}  # nothing of one stands in the other's place in the archive
 
     outputs = first / "checkpoints" / "outputs"
     folders = {key: outputs / key if key.startswith("models/") else inputs / key for key in team_inputs(settings)}

@@ -19,7 +19,8 @@ from medpipe.errors import MedpipeError
 from medpipe_tests.aws.conftest import IMAGE, KEYS, REGION, ROLE
 from medpipe_tests.aws.sagemaker_server import End, SageMakerServer
 
-LAUNCH = Launch("ab12" * 16, "smoke", *(f"s3://bucket/medpipe/{name}" for name in ("code", "train", "eval", "launch")))
+PLACES = ("s3://bucket/medpipe/code", "s3://bucket/medpipe/train", "s3://bucket/medpipe/eval", "s3://bucket/medpipe/launch")
+LAUNCH = Launch("ab12" * 16, "smoke", *PLACES)
 FIRST, SECOND = LAUNCH.name(1), LAUNCH.name(2)
 SETTINGS = load_profile("smoke")
 DEADLINE = 30.0
@@ -284,6 +285,9 @@ def test_stopping_what_has_ended_or_never_was(server: SageMakerServer, client: A
     server.end(FIRST)
     assert jobs.stop(client, FIRST, world.pause) == "Completed" and jobs.has_ended(client, FIRST)
     assert jobs.stop(client, SECOND, world.pause) == ""
+    server.fault("StopTrainingJob", "refuse:AccessDeniedException:not authorized to perform: sagemaker:StopTrainingJob")
+    with pytest.raises(MedpipeError, match="no permission for sagemaker:StopTrainingJob"):
+        jobs.stop(client, FIRST, world.pause)
 
 
 def test_jobs_are_listed_newest_first_over_several_pages(server: SageMakerServer, client: Any) -> None:

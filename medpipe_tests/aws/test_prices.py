@@ -44,6 +44,11 @@ def test_an_unknown_time_is_told_as_unknown_and_the_ceiling_still_stands() -> No
     assert "over the budget" in found.lines(budget_usd=40.0)[2]
 
 
+def test_an_estimate_beyond_the_longest_time_is_a_warning() -> None:
+    assert any("longer than aws.max_hours" in line for line in cost(Aws(max_hours=6), 8.0).lines(50.0))
+    assert not any("!!" in line for line in cost(Aws(max_hours=6), 5.0).lines(50.0))
+
+
 def test_a_given_price_goes_before_the_tables() -> None:
     found = cost(Aws(instance_type="ml.p5.48xlarge", max_hours=1), 0.5, price=60.0)
     assert (found.usd, found.ceiling_usd, found.source) == (30.0, 60.0, "as given by --price")

@@ -110,7 +110,7 @@ def test_a_number_that_does_not_fit_the_name_is_refused() -> None:
 
 
 def test_every_job_has_caps() -> None:
-    spot, steady = request(), request(spot=False, max_hours=0.5)
+    spot, steady = request(max_hours=6, max_wait_hours=12), request(spot=False, max_hours=0.5)
     assert spot["StoppingCondition"] == {"MaxRuntimeInSeconds": 21600, "MaxWaitTimeInSeconds": 43200} and spot["EnableManagedSpotTraining"]
     assert steady["StoppingCondition"] == {"MaxRuntimeInSeconds": 1800} and not steady["EnableManagedSpotTraining"]
     assert request(max_hours=8, max_wait_hours=1)["StoppingCondition"]["MaxWaitTimeInSeconds"] == 8 * 3600  # SageMaker refuses less

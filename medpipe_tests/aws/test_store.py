@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,14 @@ from upath import UPath
 
 from medpipe import store
 from medpipe.aws import store as aws_store
+from medpipe.aws import sync
 from medpipe.aws.store import Store
 from medpipe.errors import MedpipeError
 from medpipe.schema import Manifest, Ref
 from medpipe_tests.aws.conftest import Cloud
 
 KEY = "models/planner"
+pytestmark = pytest.mark.slow  # s3fs starts a client for each store
 
 
 def finished(folder: Path, text: str = "weights") -> Manifest:
@@ -84,21 +88,37 @@ def test_a_second_keep_sends_nothing_and_mends_what_was_damaged(aws: Cloud, tmp_
 
 def test_the_manifest_goes_last(shared: Store, place: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = finished(tmp_path / "made")
-    send = Store._send
+    begun, done = list[str](), list[str]()
 
-    def fail_later(self: Store, files: dict[str, Path], key: str, sha256: str) -> None:
-        if "manifest.json" in files:
-            raise OSError("the power fails")
-        send(self, files, key, sha256)
+    def watched(real: Callable[..., Any], name_of: Callable[..., str]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            begun.append(name_of(*args))
+            if begun[-1] == "manifest.json":
+                assert sorted(done) == ["adapter.bin", "loss.txt"]
+                raise OSError("the power fails")
+            found = real(*args, **kwargs)
+            done.append(name_of(*args))
+            return found
+
+        return call
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="power"):
-        patch.setattr(Store, "_send", fail_later)
+        patch.setattr(sync, "_send", watched(sync._send, lambda target, key, path, size: path.name))
+        patch.setattr(shutil, "copyfile", watched(shutil.copyfile, lambda path, copy: path.name))
         shared.keep(KEY, tmp_path / "made", manifest)
     assert (place / KEY / manifest.sha256 / "adapter.bin").is_file()
     with pytest.raises(MedpipeError, match=f"no finished {KEY}"):
         shared.fetch(KEY, manifest.sha256, tmp_path / "back")
     shared.keep(KEY, tmp_path / "made", manifest)
     assert shared.fetch(KEY, manifest.sha256, tmp_path / "back") == manifest
+
+
+def test_a_store_names_no_places_on_this_machine(shared: Store, tmp_path: Path) -> None:
+    manifest = finished(tmp_path / "made").model_copy(update={"exports": {"adapter.bin": str(tmp_path / "victim")}})
+    store.write_json(tmp_path / "made" / "manifest.json", manifest.model_dump(mode="json"))
+    shared.keep(KEY, tmp_path / "made", manifest)
+    back = shared.fetch(KEY, manifest.sha256, tmp_path / "back")
+    assert back.exports == {} and store.read_manifest(tmp_path / "back") == back
 
 
 def test_damaged_content_never_takes_its_place(shared: Store, place: Any, tmp_path: Path) -> None:

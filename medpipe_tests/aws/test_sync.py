@@ -54,6 +54,7 @@ def content(aws: Cloud, key: str) -> bytes:
     return aws.s3.get_object(Bucket=aws.bucket, Key=key)["Body"].read()
 
 
+@pytest.mark.slow
 def test_a_second_upload_sends_nothing(aws: Cloud, tmp_path: Path) -> None:
     files = folder_files(make(tmp_path, 500), "splits/train")
     size = sum(path.stat().st_size for path in files.values())
@@ -67,6 +68,7 @@ def test_a_second_upload_sends_nothing(aws: Cloud, tmp_path: Path) -> None:
     assert content(aws, f"data/1/{some}") == files[some].read_bytes()
 
 
+@pytest.mark.slow
 def test_an_upload_that_was_killed_at_half_goes_on(aws: Cloud, tmp_path: Path) -> None:
     files = folder_files(make(tmp_path, 400))
     process = subprocess.Popen([sys.executable, "-c", UPLOADER, aws.bucket, "data/2", str(tmp_path)], stdout=subprocess.PIPE, text=True)

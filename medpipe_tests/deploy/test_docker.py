@@ -76,7 +76,7 @@ def test_outputs_rows_of_users_and_environment_files_do_not_reach_the_builder(pa
 def test_it_runs_as_a_user_without_rights_and_checks_its_health() -> None:
     names = [name for name, _ in instructions()]
     users = [words for name, words in instructions() if name == "USER"]
-    assert users == ["10001:10001"]
+    assert users == ["${RUN_AS}"] and ("ARG", "RUN_AS=10001:10001") in list(instructions())
     assert names.index("USER") < names.index("ENTRYPOINT") and "HEALTHCHECK" in names
     assert not [words for name, words in instructions()[names.index("USER") :] if name in ("RUN", "COPY")]
 
