@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from medpipe import NOTICE, store
+from medpipe.cli_aws import aws
 from medpipe.config import DEFAULT_PROFILE, Settings, load_profile, parse_override
 from medpipe.corpus.download import mirror_folder
 from medpipe.errors import MedpipeError
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 data = typer.Typer(no_args_is_help=True, help="Where a row comes from, and why one is not in the corpus.")
 app.add_typer(data, name="data")
+app.add_typer(aws, name="aws")
 ProfileOption = Annotated[str, typer.Option("--profile", "-p", envvar="MEDPIPE_PROFILE", help="bundled profile or a YAML file")]
 SetOption = Annotated[list[str], typer.Option("--set", help="exception to the profile, such as training.epochs=2; may be repeated")]
 

@@ -183,8 +183,9 @@ def stop(
     stopped = jobs.sweep(client, settings.outputs, time.time()) if orphans else [name]
     if name.startswith(tuning.NAMED):
         tuning.stop(client, name, print)
-    elif name:
-        jobs.stop(client, name)
+    elif name and not jobs.stop(client, name):
+        raise MedpipeError(got=f"no job {name}", expected="a name that `medpipe aws status` shows", where="medpipe aws stop",
+                           do="check name and region")  # fmt: skip
     print("\n".join(f"stopped {one}" for one in stopped) or "there is none")
 
 

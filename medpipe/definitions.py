@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dagster as dg
 
-from medpipe.assets import alerts, automation, cluster, corpus, evaluation, models, release, tuning
+from medpipe.assets import alerts, automation, cluster, corpus, evaluation, models, release, sagemaker, tuning
 from medpipe.assets.console import console
 from medpipe.resources import Launcher, Profile, RefStore
 
@@ -50,11 +50,19 @@ if settings.tuning.in_graph:
         "tune", dg.AssetSelection.groups("tuning"), description="The search, on the splits and base that stand."
     )
 
+SENSORS = [
+    automation.custom_rows,
+    automation.CHANGED_INPUTS,
+    alerts.run_failures,
+    alerts.check_failures,
+    sagemaker.sweep_sensor(settings),
+]
+
 defs = dg.Definitions(
     assets=ASSETS,
     jobs=list(JOBS.values()),
     schedules=[automation.WEEKLY],
-    sensors=[automation.custom_rows, automation.CHANGED_INPUTS, alerts.run_failures, alerts.check_failures],
+    sensors=SENSORS,
     resources={"profile": profile, "launcher": Launcher(profile=profile), "io_manager": RefStore(profile=profile)},
     executor=cluster.executor(),
     loggers={"console": console},

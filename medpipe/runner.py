@@ -80,6 +80,7 @@ def run_graph(profile: str, select: str, overrides: list[str]) -> bool:
 
     keys = _selected(defs, select)
     _refuse_what_cannot_end(settings, keys)
+    _refuse_another_place(settings, load_profile(profile))
     config = {
         "resources": {"profile": {"config": {"name": profile, "overrides": overrides}}},
         "loggers": {"console": {"config": {"log_level": "INFO"}}},
@@ -122,7 +123,7 @@ def _selected(defs: dg.Definitions, select: str) -> list[dg.AssetKey]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", dg.BetaWarning)  # Dagster warns of its own reading of "*"
             selection = dg.AssetSelection.from_coercible(select.split(","))
-        found = selection.resolve(defs.resolve_asset_graph())
+        found = selection.required_multi_asset_neighbors().resolve(defs.resolve_asset_graph())  # a job makes all models or none
         keys = sorted(key for key in found if key.path[0] != "tuning")  # a search is no part of a run: `medpipe tune`
     except dg.DagsterError as error:
         raise MedpipeError(
@@ -148,6 +149,15 @@ def _refuse_what_cannot_end(settings: Settings, keys: list[dg.AssetKey]) -> None
         raise MedpipeError(
             got="training.method = full", expected="lora, since a team's four roles share one base", where=f"the selection of {teams[0]}",
             do="set training.method=lora, or train one role alone: medpipe run --select '*models/reporter'",
+        )  # fmt: skip
+
+
+def _refuse_another_place(settings: Settings, loaded: Settings) -> None:
+    """The graph is drawn from the profile alone, so an exception can't move the models to SageMaker, or away from it."""
+    if settings.aws.launcher != loaded.aws.launcher:
+        raise MedpipeError(
+            got=f"aws.launcher = {settings.aws.launcher} as an exception", expected=f"{loaded.aws.launcher}, as the profile has it",
+            where="--set", do="use `medpipe aws launch`, or copy the profile, set it there and name the copy: --profile mine.yaml",
         )  # fmt: skip
 
 

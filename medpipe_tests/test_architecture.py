@@ -36,7 +36,7 @@ FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
 
 VENDORS = {  # import → where it may stand
     "dagster": ("assets", "resources", "definitions", "runner"),
-    "dagster_pipes": ("launch/worker", "aws/entry"),
+    "dagster_pipes": ("launch/worker", "aws/voice"),
     "dagster_aws": ("assets/sagemaker",),
     **dict.fromkeys(("boto3", "botocore", "s3fs", "fsspec", "upath"), ("aws",)),
     "dagster_k8s": ("assets/cluster",),

@@ -205,7 +205,7 @@ def test_the_champion_is_stale_after_a_missed_week_and_fails_after_two() -> None
 def test_nothing_starts_by_itself_until_it_is_switched_on() -> None:
     repository = defs.get_repository_def()
     stopped = {each.name: each.default_status.value for each in [*repository.sensor_defs, *repository.schedule_defs]}
-    names = ("changed_inputs", "check_failures", "custom_rows", "run_failures", "weekly_retraining")
+    names = ("changed_inputs", "check_failures", "custom_rows", "orphaned_jobs", "run_failures", "weekly_retraining")
     assert stopped == dict.fromkeys(names, "STOPPED")
 
 
@@ -230,3 +230,11 @@ def test_each_role_claims_its_gpu_or_a_slot_of_the_cpu(loaded: dict[str, dict[st
     assert [claimed[f"models/{role}"] for role in ROLES] == [[pool] for pool in pools]
     assert claimed["models/maporl_team"] == claimed["evaluation/leaderboard"] == [pools[0]]
     assert claimed["corpus/clean"] == []
+
+
+def test_on_sagemaker_the_models_are_one_step_with_the_same_keys_and_checks() -> None:
+    local, remote = (model_assets(load_profile("smoke", {"aws.launcher": place})) for place in ("local", "sagemaker"))
+    keys = [{key.to_user_string() for asset in assets for key in asset.keys} for assets in (local, remote)]
+    checks = [{spec.key for asset in assets for spec in asset.check_specs} for assets in (local, remote)]
+    assert keys[0] == keys[1] and checks[0] == checks[1]
+    assert [len(asset.keys) for asset in remote] == [1, 6]

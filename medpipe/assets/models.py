@@ -7,6 +7,7 @@ from medpipe.assets.automation import WHEN_INPUTS_CHANGE
 from medpipe.assets.cluster import pod
 from medpipe.assets.corpus import OWNERS
 from medpipe.assets.present import HANDED_OVER, check_specs
+from medpipe.assets.sagemaker import sagemaker_assets
 from medpipe.config import Settings
 from medpipe.launch.devices import place_co_training, place_role, place_team
 from medpipe.resources import Launcher, Profile
@@ -22,7 +23,12 @@ DATA = {"train": dg.AssetIn(["splits", "train"]), "validation": dg.AssetIn(["spl
 
 
 def model_assets(settings: Settings) -> list[dg.AssetsDefinition]:
-    """The model assets; the profile at load time decides which pool (a GPU, or a slot of the CPU) each one claims."""
+    """The model assets; the profile at load time decides which pool (a GPU, or a slot of the CPU) each one claims.
+
+    Where it trains on SageMaker, one job makes all but the audit.
+    """
+    if settings.aws.launcher == "sagemaker":
+        return [audit, sagemaker_assets(settings)]
     judge = [verifier_asset(settings)] if settings.maporl.verifier == "learned" else []
     return [base, *(role_asset(role, settings) for role in ROLES), audit, *judge, team_asset(settings)]
 
