@@ -93,7 +93,7 @@ TASKS: dict[str, Task] = {
     ),
     "report": Task(
         "medpipe.evaluation.report:run",
-        ("corpus", "model", "training", "team", "rewards", "maporl", "evaluation", "hardware"),
+        ("corpus", "model", "training", "team", "rewards", "maporl", "evaluation", "release", "hardware"),
         ("evaluation", "evaluation/report.html.jinja", "corpus", "roles.py"),
     ),
 }  # fmt: skip

@@ -5,14 +5,35 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from medpipe.config import Settings, load_profile
 from medpipe.job import Job, scoped
 
+if TYPE_CHECKING:
+    from medpipe_tests.made import Made
+
 JobMaker = Callable[..., Job]
+LONG = (
+    "test_smoke_graph.py", "aws/test_end_to_end.py", "aws/test_entry.py", "operations/test_postgres.py", "training/test_co_training.py",
+    "aws/test_hosts.py", "operations/test_recovery.py", "training/test_toy.py",
+)  # fmt: skip
+"""Files that take minutes, the longest first. With `--dist loadfile` a file is one process's: begun last, it would leave the other idle."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let xdist hand files out in the order of the collection; by itself it would begin with those that hold the most tests."""
+    if hasattr(config.option, "loadscopereorder"):  # xdist is there
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first; all others stay in their order."""
+    here = Path(__file__).parent
+    places = {here / name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path, len(LONG)))
 
 
 @dataclass
@@ -89,6 +110,14 @@ def one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """Workspaces with finished data or models, to copy."""
+    from medpipe_tests.made import Made
+
+    return Made(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

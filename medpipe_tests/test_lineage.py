@@ -1,4 +1,4 @@
-"""Lineage: real manifests and journals on disk, remade inputs, copies, runs; and a real run of the graph's first half."""
+"""Lineage: real manifests and journals on disk, remade inputs, copies, runs; and real runs of the graph."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from medpipe.errors import MedpipeError
 from medpipe.lineage import Lineage, Node, as_text, trace
 from medpipe.schema import ROLES, Manifest
 from medpipe.tracking.journal import Journal, write_state
+from medpipe_tests.made import Made
 
-ROOT = Path(__file__).parent.parent
 CONFIG_HASH = load_profile("smoke").config_hash()
 BENCHMARKS = {"table": [{"benchmark": "MedQA", "licence": "MIT", "questions": 9}, {"benchmark": "Other", "licence": "-", "questions": 0}]}
 SYSTEMS = {"maporl_team": {"mean": 0.25, "low": 0.1, "high": 0.5, "n_unparsed": 1}, "sft_team": {"mean": 0.2, "low": 0.1, "high": 0.4}}
@@ -305,11 +305,9 @@ def test_without_the_vendors() -> None:
 
 
 @pytest.mark.slow
-def test_of_a_real_run(tmp_path: Path) -> None:
-    """A role from raw files, by the commands that a user types; then other data, and the old role says so."""
-    shutil.copytree(ROOT / "data" / "synthetic", tmp_path / "data" / "synthetic")
-    shutil.copytree(ROOT / "data" / "safety", tmp_path / "data" / "safety")
-    shutil.copyfile(ROOT / "dagster.yaml", tmp_path / "dagster.yaml")
+def test_of_a_real_run(made_once: Made, tmp_path: Path) -> None:
+    """A role that `medpipe run` made from raw files; then other data, by the command that a user types, and the old role says so."""
+    made_once.models(tmp_path)
     command = Path(sys.executable).with_name("medpipe")
     nowhere = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:9")
     environment = {name: value for name, value in os.environ.items() if name not in ("MEDPIPE_PROFILE", "MEDPIPE_MIRROR", "NO_PROXY")}
@@ -320,7 +318,6 @@ def test_of_a_real_run(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr[-4000:]
         return done.stdout
 
-    medpipe("run", "--select", "*models/planner")
     found = json.loads(medpipe("lineage", "models/planner", "--json"))
     planner = store.read_manifest(tmp_path / "outputs/models/planner")
     assert planner
@@ -335,7 +332,6 @@ def test_of_a_real_run(tmp_path: Path) -> None:
     assert set(found["runs"]) == {"dagster", "mlflow"}
 
     row = {"question": "What is a test of lineage?", "answer": "A question that is asked of a program, to see whether it answers."}
-    (tmp_path / "data" / "custom").mkdir()
     (tmp_path / "data" / "custom" / "own.jsonl").write_text(json.dumps(row) + "\n")
     medpipe("run", "--select", "sources/custom,corpus/clean,splits/train")
     text = medpipe("lineage", "outputs/models/planner")

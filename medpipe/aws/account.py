@@ -56,9 +56,9 @@ class Account:
 
     @cached_property
     def _session(self) -> Any:
-        import boto3
+        from boto3.session import Session
 
-        return boto3.session.Session(region_name=self.region or None)
+        return Session(region_name=self.region or None)
 
     def client(self, service: str) -> Any:
         """A boto3 client; one for each thread that needs one is not needed, clients may be shared."""
@@ -84,6 +84,6 @@ def _region() -> str:
     said = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     if said:
         return said
-    import boto3
+    from boto3.session import Session
 
-    return boto3.session.Session().region_name or ""
+    return Session().region_name or ""

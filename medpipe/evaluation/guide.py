@@ -48,7 +48,12 @@ def figures(outputs: Path, primary: str = Release().primary) -> dict[str, float]
         outputs: the outputs folder.
         primary: the benchmark of the last two, settings.release.primary.
     """
-    return _trained(outputs / "models" / "maporl_team") | _evaluated(outputs / "evaluation" / primary)
+    return of_folders(outputs / "models" / "maporl_team", outputs / "evaluation" / primary)
+
+
+def of_folders(team: Path | None, benchmark: Path | None) -> dict[str, float]:
+    """The same from the folders of the team and of the primary benchmark."""
+    return (_trained(team) if team else {}) | (_evaluated(benchmark) if benchmark else {})
 
 
 def table(found: Mapping[str, float]) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from medpipe import NOTICE, store
 from medpipe.errors import MedpipeError
-from medpipe.evaluation import cards, items, plots, tables, team_plots
+from medpipe.evaluation import cards, guide, items, plots, tables, team_plots
 from medpipe.evaluation.benchmarks import BENCHMARKS
 from medpipe.evaluation.labels import SYSTEMS
 from medpipe.evaluation.leaderboard import compared, headline_of
@@ -100,6 +100,9 @@ def context(job: Job) -> dict[str, Any]:
         "mixed": _mixed(job, made),
         "pictures": _pictures(job, board, counts),
         "co_training": _co_training(job, board),
+        "figures": guide.table(
+            guide.of_folders(job.inputs.get("models/maporl_team"), job.inputs.get(f"evaluation/{job.settings.release.primary}"))
+        ),
         "safety": tables.safety(found),
         "worth": tables.worth(found),
         "kinds": tables.kinds(found),

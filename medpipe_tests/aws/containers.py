@@ -20,7 +20,6 @@ import tarfile
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from medpipe import store
 from medpipe.aws.request import ENTRYPOINT
 from medpipe.config import Settings
 from medpipe.schema import Ref
-from medpipe_tests.operations.processes import BIN, DEADLINE, NOWHERE, PROXIES, ROOT, environment, make_workspace
+from medpipe_tests.operations.processes import DEADLINE, NOWHERE, PROXIES, ROOT
 
 OPT_ML = "/opt/ml"
 COMMIT = "0123456789ab"
@@ -166,17 +165,6 @@ def send(client: Any, folder: Path, uri: str) -> None:
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             client.upload_file(str(path), bucket, f"{prefix.rstrip('/')}/{path.relative_to(folder).as_posix()}")
-
-
-@cache
-def made_inputs(folder: Path) -> Path:
-    """The outputs folder of a real run of the graph on the tiny profile, up to what a job is given."""
-    make_workspace(folder)
-    select = "*splits/train,*splits/validation,rewards/audit"
-    command = [str(BIN / "medpipe"), "run", "--profile", "smoke", "--select", select]
-    done = subprocess.run(command, cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    return folder / "outputs"
 
 
 def inputs_of(outputs: Path, keys: Sequence[str] = tuple(WHERE)) -> dict[str, Ref]:

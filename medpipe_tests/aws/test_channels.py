@@ -8,30 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from medpipe import store
 from medpipe.aws.channels import EVAL, EVALUATED, TRAIN, pack, send
 from medpipe.config import Settings, load_profile
 from medpipe.errors import MedpipeError
-from medpipe.schema import Manifest, Ref
+from medpipe.schema import Ref
 from medpipe_tests.aws.conftest import Cloud
+from medpipe_tests.aws.folders import finished
 
 ROOT = Path(__file__).parents[2]
-
-
-def finished(outputs: Path, key: str, text: str = "1") -> Ref:
-    """A finished folder with one file."""
-    partial = outputs / f".{key.replace('/', '_')}"
-    store.write_text(partial / "rows.jsonl", text)
-    files = store.hash_tree(partial)
-    manifest = Manifest.model_validate(
-        {
-            "task": "split", "fingerprint": "f" * 64, "sha256": store.hash_of_hashes(files), "files": files, "inputs": {}, "settings": {},
-            "config_hash": "", "profile": "smoke", "commit": "", "created_at": "2026-01-01T00:00:00+00:00", "seconds": 0.0, "status": "ok",
-            "reason": "", "exports": {}, "metadata": {}, "checks": [],
-        }
-    )  # fmt: skip
-    store.publish(partial, outputs / key, manifest)
-    return Ref(path=str(outputs / key), sha256=manifest.sha256)
 
 
 @pytest.fixture

@@ -34,10 +34,10 @@ from medpipe_tests.aws.containers import (
     Container,
     inputs_of,
     lay_channels,
-    made_inputs,
     run_container,
     start_container,
 )  # fmt: skip
+from medpipe_tests.made import Made
 from medpipe_tests.operations.processes import wait_until
 
 MODELS = ("models/base", *(f"models/{role}" for role in ROLES), "models/maporl_team")
@@ -177,8 +177,8 @@ class Job:
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return made_inputs(tmp_path_factory.getbasetemp() / "job-inputs")
+def inputs(made_once: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made_once.data(tmp_path_factory.mktemp("inputs")) / "outputs"
 
 
 @pytest.fixture(scope="module")
@@ -348,6 +348,8 @@ def test_a_broken_input_is_a_failure_that_sagemaker_can_show(job: Job, tmp_path:
 def test_sigterm_lets_a_training_write_its_checkpoint_first(job: Job, tmp_path: Path) -> None:
     settings = load_profile("smoke", {"training.epochs": 2000, "training.checkpoint_seconds": 3600.0})
     channels = lay_channels(tmp_path, job.outputs, settings, "models/base,models/planner")
+    base = Path("checkpoints/outputs/models/base")  # stands, as after an interruption: what is trained is the planner
+    shutil.copytree(job.base / base, tmp_path / "ml" / base)
     container = start_container(tmp_path / "ml", channels)
     wait_until(lambda: re.search(r"models/planner +\d+/\d+ ", container.said) or container.process.poll() is not None, "it trains")
     os.kill(container.process.pid, signal.SIGTERM)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import re
+import shutil
 import socket
-import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -15,14 +13,15 @@ import pytest
 
 from medpipe import store
 from medpipe.aws import hosts
-from medpipe.aws.hosts import Follower, Leader, Meeting, before_team, refuse_uneven, team_inputs, team_order
+from medpipe.aws.hosts import TEAM, Follower, Leader, Meeting, before_team, refuse_uneven, team_inputs, team_order
 from medpipe.aws.layout import Given, Input, Layout
 from medpipe.config import Settings, load_profile
 from medpipe.errors import MedpipeError
-from medpipe.launch.order import Order, command_of
-from medpipe.schema import ROLES, Manifest
+from medpipe.launch.order import Order
+from medpipe.schema import Manifest
 from medpipe_tests.aws.conftest import Cloud
-from medpipe_tests.aws.containers import lay_channels, made_inputs, start_container
+from medpipe_tests.aws.containers import lay_channels, start_container
+from medpipe_tests.made import Made
 from medpipe_tests.operations.processes import wait_until
 
 TWO = ("first", "second")
@@ -192,45 +191,39 @@ def test_only_what_the_co_training_waits_for_is_made_before_it() -> None:
 # --- two containers
 
 
-def adapters(folder: Path) -> dict[str, str]:
-    return {role: store.sha256_file(folder / role / "adapter_model.safetensors") for role in ROLES}
-
-
 @pytest.mark.slow
-def test_two_instances_train_the_team_that_two_processes_of_one_train(
-    aws: Cloud, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    """Both instances are this machine under two of its names."""
-    inputs = made_inputs(tmp_path_factory.getbasetemp() / "job-inputs")
-    settings: Settings = load_profile("smoke", {"maporl.processes": 2, "tracking.kind": "none"})
-    select = ",".join(("models/base", *(f"models/{role}" for role in ROLES), "models/maporl_team"))
-    channels = lay_channels(tmp_path, inputs, settings, select, share=f"s3://{aws.bucket}/launches/ab/share")
+def test_two_instances_train_one_team(aws: Cloud, made_once: Made, tmp_path: Path) -> None:
+    """Both instances are this machine under two of its names. Base and roles stand already, as after an interruption.
+
+    That two machines make the bytes that two processes of one make is a test of medpipe_tests/training/test_co_training.py.
+    """
+    inputs = made_once.models(tmp_path / "made") / "outputs"
+    small = {"maporl.processes": 2, "maporl.iterations": 1, "tracking.kind": "none"}
+    settings: Settings = load_profile("smoke", small)
+    before = [key for key in team_inputs(settings) if key.startswith("models/")]
+    channels = lay_channels(tmp_path, inputs, settings, ",".join((*before, TEAM)), share=f"s3://{aws.bucket}/launches/ab/share")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     names = ("127.0.0.1", "localhost")
+    first, second = (tmp_path / name for name in names)
+    outputs = first / "checkpoints" / "outputs"
+    for key in before:
+        shutil.copytree(inputs / key, outputs / key)
     more = {"TRAINING_JOB_NAME": "two", "MEDPIPE_PORT": port}
     both = [start_container(tmp_path / name, channels, more, hosts=names, current=name) for name in names]
     assert [container.wait() for container in both] == [0, 0], "\n".join(container.said[-3000:] for container in both)
-    first, second = (tmp_path / name for name in names)
-    team = first / "model" / "final_model" / "models" / "maporl_team"
+    team = first / "model" / "final_model" / TEAM
     manifest = store.read_manifest(team)
     assert manifest and store.damaged_files(team, manifest) == []
-    assert re.search("taking part in the co-training as localhost", both[1].said)
+    folders = {key: outputs / key if key in before else inputs / key for key in team_inputs(settings)}
+    assert manifest.fingerprint == team_order(settings, folders).fingerprint
+    stats = store.read_json(team / "training_stats.json")
+    assert stats["iterations"] == 1 and min(stats["moved"].values()) > 0
+    assert "taking part in the co-training as localhost" in both[1].said
     assert not [path for name in ("model", "checkpoints") for path in (second / name).rglob("*") if path.is_file()]
     left = [
         {path.relative_to(base / "output" / "data").parts[0] for path in (base / "output" / "data").rglob("*")} for base in (first, second)
     ]
     assert "training_summary.json" in left[0] and left[1] == {"hosts"}  # nothing of one stands in the other's place in the archive
-
-    outputs = first / "checkpoints" / "outputs"
-    folders = {key: outputs / key if key.startswith("models/") else inputs / key for key in team_inputs(settings)}
-    alone = team_order(
-        settings.model_copy(update={"paths": settings.paths.model_copy(update={"outputs": str(tmp_path / "alone")})}), folders
-    )
-    assert alone.fingerprint == manifest.fingerprint
-    (tmp_path / "order.json").write_text(alone.model_dump_json())
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
-    done = subprocess.run([*command_of(alone), str(tmp_path / "order.json")], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
-    assert adapters(Path(alone.out)) == adapters(team)
+    assert set(store.read_json(first / "output" / "data" / "training_summary.json")["resumed"]) == set(before)

@@ -8,40 +8,25 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from medpipe import store
 from medpipe.resources import Profile, RefStore
-from medpipe.schema import Manifest, Ref
+from medpipe.schema import Ref
 from medpipe_tests.aws.conftest import Cloud
+from medpipe_tests.aws.folders import finished
 
 pytestmark = pytest.mark.slow
 TEXT = "a row\n"
 
 
-def make(folder: Path) -> Ref:
-    partial = folder.with_name(".partial")
-    store.write_text(partial / "rows.jsonl", TEXT)
-    files = store.hash_tree(partial)
-    manifest = Manifest.model_validate(
-        {
-            "task": "split", "fingerprint": "f" * 64, "sha256": store.hash_of_hashes(files), "files": files, "inputs": {}, "settings": {},
-            "config_hash": "", "profile": "smoke", "commit": "", "created_at": "2026-01-01T00:00:00+00:00", "seconds": 0.0, "status": "ok",
-            "reason": "", "exports": {}, "metadata": {}, "checks": [],
-        }
-    )  # fmt: skip
-    store.publish(partial, folder, manifest)
-    return Ref(path=str(folder), sha256=manifest.sha256)
-
-
 def assets(outputs: Path) -> list[dg.AssetsDefinition]:
     @dg.asset(key=["splits", "train"])
     def train() -> Ref:
-        return make(outputs / "splits" / "train")
+        return finished(outputs, "splits/train", TEXT)
 
     @dg.asset(key=["models", "base"], ins={"train": dg.AssetIn(["splits", "train"])})
     def reader(train: Ref) -> Ref:
         assert Path(train.path).is_relative_to(outputs)
         assert (Path(train.path) / "rows.jsonl").read_text() == TEXT
-        return make(outputs / "models" / "base")
+        return finished(outputs, "models/base")
 
     return [train, reader]
 

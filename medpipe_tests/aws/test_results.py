@@ -18,7 +18,7 @@ from medpipe.config import Settings, load_profile
 from medpipe.errors import MedpipeError
 from medpipe.schema import Manifest, Ref
 from medpipe_tests.aws.conftest import Cloud
-from medpipe_tests.aws.test_channels import finished
+from medpipe_tests.aws.folders import finished
 
 LAUNCH = Launch("d" * 64, "smoke", "", "", "", "", {}, {})
 JOB = "medpipe-smoke-dddddddddddd-a1"
@@ -33,18 +33,7 @@ def make_models(settings: Settings, inputs: dict[str, Ref]) -> None:
     """Stand-ins for models, under the fingerprints that real ones would have."""
     for key in trained_keys(settings):
         order = results.orders(settings, inputs)[key]
-        partial = settings.outputs / ".partial"
-        store.write_text(partial / "weights", key)
-        files = store.hash_tree(partial)
-        exports = {"weights": str(settings.outputs / "training_results.json")} if key == TEAM else {}
-        manifest = Manifest.model_validate(
-            {
-                "task": order.task, "fingerprint": order.fingerprint, "sha256": store.hash_of_hashes(files), "files": files, "inputs": {},
-                "settings": {}, "config_hash": "", "profile": "smoke", "commit": "", "created_at": "2026-01-01T00:00:00+00:00",
-                "seconds": 0.0, "status": "ok", "reason": "", "exports": exports, "metadata": {}, "checks": [],
-            }
-        )  # fmt: skip
-        store.publish(partial, settings.outputs / key, manifest)
+        finished(settings.outputs, key, key, "weights", order.task, order.fingerprint)
 
 
 class Left:

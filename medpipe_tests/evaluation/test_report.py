@@ -15,7 +15,7 @@ from medpipe.job import scoped
 from medpipe.schema import ROLES
 from medpipe_tests.evaluation.folders import AFTER, BEFORE, EVIL, Run, benchmark, episode, metrics, unreachable, whole
 
-SECTIONS = ("corpus", "model", "training", "team", "rewards", "maporl", "evaluation", "hardware")
+SECTIONS = ("corpus", "model", "training", "team", "rewards", "maporl", "evaluation", "release", "hardware")
 VOID = {"meta", "img", "br", "link", "hr", "input"}
 
 
@@ -308,3 +308,8 @@ def test_episodes_are_paired_by_their_question_and_no_gain_is_said(tmp_path):
     assert "One round was played, so no role answered twice." in text
     assert "in the one iteration: nothing to compare it with" in text
     assert "Right answers (correct/planner" in text and "wrong → right 0." not in text
+
+
+def test_the_guides_figures_stand_under_their_names_with_what_they_are(run):
+    for name in ("train:accuracy", "collaboration:score", "medical:relevance", "safety:score", "eval:accuracy"):
+        assert f'<th scope="row">{name}</th>' in run.html, name

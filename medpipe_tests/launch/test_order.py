@@ -40,8 +40,9 @@ def changed(**overrides: Any) -> set[str]:
         ({"rewards__safety": 0.2}, {"audit", "maporl", "benchmark", "tuning", "report"}),
         ({"model__name": "other"}, {"base", "sft", "verifier", "maporl", "benchmark", "champion", "tuning", "report"}),
         ({"corpus__min_question_chars": 20}, {"source", "clean", "split", "benchmark", "report"}),
-        ({"release__margin": 0.1}, {"champion"}),
+        ({"release__margin": 0.1}, {"champion", "report"}),
         ({"tuning__trials": 9}, {"tuning"}),
+        ({"aws__launcher": "sagemaker", "aws__bucket": "another"}, set()),
         ({"tracking__experiment": "another"}, {"champion", "tuning"}),  # where versions and the trials' runs are kept
         ({"paths__outputs": "elsewhere", "paths__data": "there"}, set()),
         ({"seed": 1}, set(TASKS)),

@@ -1,7 +1,11 @@
-"""The whole graph with Dagster's state in a real PostgreSQL, as deploy/dagster-postgres.yaml sets it up, and two runs at once on it."""
+"""The whole graph with Dagster's state in a real PostgreSQL, as deploy/dagster-postgres.yaml sets it up, and two runs at once on it.
+
+Data and models stand already: their steps run, find them, and tell Dagster so. Evaluations and report are made by workers.
+"""
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,8 +18,9 @@ import pytest
 import yaml
 
 from medpipe import store
+from medpipe_tests.made import Made
 from medpipe_tests.operations import postgres
-from medpipe_tests.operations.processes import BIN, DEADLINE, ROOT, dagster_of, environment, make_workspace, swept
+from medpipe_tests.operations.processes import BIN, DEADLINE, ROOT, dagster_of, environment, swept
 
 CONFIG = "deploy/dagster-postgres.yaml"
 MATERIALIZE = [sys.executable, "-m", "dagster", "asset", "materialize", "-m", "medpipe.definitions", "--select", "*"]
@@ -51,10 +56,12 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def place(made_once: Made, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     if not postgres.available():
         pytest.skip(postgres.WITHOUT)
-    folder = make_workspace(tmp_path_factory.mktemp("postgres").resolve(), CONFIG)
+    folder = made_once.models(tmp_path_factory.mktemp("postgres").resolve())
+    shutil.rmtree(folder / ".dagster")
+    shutil.copyfile(ROOT / CONFIG, folder / "dagster.yaml")
     with postgres.running() as variables, swept(folder):
         yield Place(folder, variables)
 
