@@ -27,6 +27,7 @@ test: .venv/.ready-test            ## install what tests need and run them
 	$(BIN)/pytest -n 2 --dist loadfile
 
 clean:            ## remove what runs made (not .venv)
+	@! grep -lsE '"state": "(intended|created)"' outputs/aws/jobs/*.json || { echo "these launches may have a job that runs and is paid for: medpipe aws stop --orphans first" >&2; exit 1; }
 	rm -rf outputs .dagster data/medxpert_*.jsonl data/dataset_summary.json
 
 .venv/.ready: pyproject.toml

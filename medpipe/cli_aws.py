@@ -8,8 +8,10 @@ are boto3's own matter. Left out: endpoints.
 
 from __future__ import annotations
 
+import shlex
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,6 +34,8 @@ SetOption = Annotated[list[str], typer.Option("--set", help="exception to the pr
 @aws.command()
 def setup(
     bucket: Annotated[str, typer.Option(help="name of the bucket, new or your own")],
+    role_name: Annotated[str, typer.Option(help="name of the role that jobs work under")] = "medpipe-job",
+    vpc: Annotated[bool, typer.Option("--vpc", help="let the role use aws.subnets")] = False,
     profile: ProfileOption = DEFAULT,
     overrides: SetOption = [],  # noqa: B006  (typer copies it)
 ) -> None:
@@ -39,7 +43,7 @@ def setup(
     from medpipe.aws.account import Account
     from medpipe.aws.setup import make_account
 
-    make_account(Account.of(_settings(profile, overrides).aws).needs("region"), print, bucket)
+    make_account(Account.of(_settings(profile, overrides).aws).needs("region"), print, bucket, role_name=role_name, vpc=vpc)
 
 
 @aws.command()
@@ -62,13 +66,13 @@ def upload(
     profile: ProfileOption = DEFAULT,
     overrides: SetOption = [],  # noqa: B006
 ) -> None:
-    """Send code and finished splits to S3, train/ and eval/ apart; what is there with the same content is not sent again."""
+    """Make the data and send it with the code to S3, train/ and eval/ apart; what is there with the same content is not sent again."""
     from medpipe.aws.account import Account
     from medpipe.aws.channels import pack, send
 
     settings = _settings(profile, overrides)
     account = Account.of(settings.aws).needs("bucket", "region")
-    parcel = pack(settings, _inputs(settings), account, Path.cwd())
+    parcel = pack(settings, _data(settings), account, Path.cwd())
     sent = send(parcel, account, print, settings.aws.kms_key)
     print(f"sent {sent.files} files, {sent.bytes:,} bytes; {sent.kept} were there already\nlaunch {parcel.launch.digest}")
 
@@ -85,28 +89,29 @@ def cost(
 
 @aws.command()
 def launch(
+    context: typer.Context,
     profile: ProfileOption = DEFAULT,
     overrides: SetOption = [],  # noqa: B006
     select: Annotated[str, typer.Option("--select", "-s", help="assets, in Dagster's syntax")] = "*models/maporl_team",
     yes: Annotated[bool, typer.Option("--yes", help="start the job even if it can cost more than aws.budget_usd")] = False,
 ) -> None:
     """Make the data here and the models in a SageMaker job, and bring them back. Ctrl-C stops the job; a killed run's job is taken up."""
-    from medpipe.aws.account import Account
     from medpipe.aws.prices import refuse_above_budget
     from medpipe.runner import run_graph
 
-    settings = _settings(profile, [*overrides, "aws.launcher=sagemaker", *(["aws.budget_usd=1.0e9"] if yes else [])])
-    Account.of(settings.aws).needs("bucket", "role", "image", "region")
+    settings = _paid(context, profile, overrides, yes)
     print(f"medpipe · {settings.name} on {settings.aws.instance_count} × {settings.aws.instance_type}: at most "
-          f"{refuse_above_budget(settings.aws)}\n{NOTICE}\n", flush=True)  # fmt: skip
+          f"{refuse_above_budget(settings.aws)} for each job\n{NOTICE}\n", flush=True)  # fmt: skip
     if not run_graph(str(_written(settings)), select, []):
         print("\nThe launch failed: the lines marked !! above say why.")
         raise typer.Exit(1)
-    print(f"\nThe models are in {settings.outputs / 'models'}; evaluate them here with: medpipe run --profile {profile}")
+    again = " ".join(["medpipe run --profile", shlex.quote(profile), *(f"--set {shlex.quote(each)}" for each in overrides)])
+    print(f"\nThe models are in {settings.outputs / 'models'}; evaluate them here with: {again}")
 
 
 @aws.command()
 def tune(
+    context: typer.Context,
     profile: ProfileOption = DEFAULT,
     overrides: SetOption = [],  # noqa: B006
     trials: Annotated[int, typer.Option(min=1, help="training jobs in all")] = 8,
@@ -119,10 +124,10 @@ def tune(
     from medpipe.aws.prices import refuse_above_budget
     from medpipe.aws.tuning import search
 
-    settings = _settings(profile, [*overrides, "aws.evaluate=false", *(["aws.budget_usd=1.0e9"] if yes else [])])
-    account = Account.of(settings.aws).needs("bucket", "role", "image", "region")
-    print(f"{trials} jobs, {parallel} at once: at most {refuse_above_budget(settings.aws, jobs=trials)}")
-    parcel = pack(settings, _inputs(settings), account, Path.cwd())
+    settings = _paid(context, profile, [*overrides, "aws.evaluate=false"], yes)
+    account = Account.of(settings.aws)
+    print(f"{trials} jobs, {parallel} at once: at most {refuse_above_budget(settings.aws, jobs=trials)}", flush=True)
+    parcel = pack(settings, _data(settings), account, Path.cwd())
     send(parcel, account, print, settings.aws.kms_key)
     for line in search(settings, account, parcel.launch, trials, parallel, print):
         print(line)
@@ -133,12 +138,14 @@ def status(
     profile: ProfileOption = DEFAULT,
     overrides: SetOption = [],  # noqa: B006
 ) -> None:
-    """The account's medpipe jobs, newest first, and launches of this machine that nobody waits for."""
-    from medpipe.aws import jobs
+    """The account's medpipe jobs, newest first, searches of this machine, and launches that nobody waits for."""
+    from medpipe.aws import jobs, tuning
 
     settings, client = _client(profile, overrides)
     for job in jobs.jobs_of(client, "medpipe-"):
         print(f"{job['TrainingJobName']:<50} {job['TrainingJobStatus']:<12} {job['CreationTime']:%Y-%m-%d %H:%M}")
+    for line in tuning.searches(client, settings.outputs):
+        print(line)
     for name in jobs.orphans(settings.outputs):
         print(f"!! {name} was started by a run that is gone: `medpipe aws launch` takes it up, `medpipe aws stop --orphans` ends it")
 
@@ -175,18 +182,25 @@ def stop(
 ) -> None:
     """Stop a job or a search, or all jobs that killed runs of this machine left."""
     from medpipe.aws import jobs, tuning
+    from medpipe.aws.account import Account
 
     if bool(name) == orphans:
         raise MedpipeError(got="a name and --orphans, or neither", expected="one of them", where="medpipe aws stop",
                            do="see the names with `medpipe aws status`")  # fmt: skip
     settings, client = _client(profile, overrides)
-    stopped = jobs.sweep(client, settings.outputs, time.time()) if orphans else [name]
-    if name.startswith(tuning.NAMED):
+    if orphans:
+        account = Account.of(settings.aws)
+        swept = jobs.sweep(lambda region: replace(account, region=region).client("sagemaker"), settings.outputs, time.time(), print)
+        print("\n".join(f"stopped {one}" for one in swept.stopped) or "there was none to stop")
+        for one in swept.unknown:
+            print(f"!! {one} may run, and this account does not know it: stop it under the account that started it")
+        if swept.unknown:
+            raise typer.Exit(1)
+    elif tuning.is_search(name):
         tuning.stop(client, name, print)
-    elif name and not jobs.stop(client, name):
+    elif not jobs.stop(client, name):
         raise MedpipeError(got=f"no job {name}", expected="a name that `medpipe aws status` shows", where="medpipe aws stop",
                            do="check name and region")  # fmt: skip
-    print("\n".join(f"stopped {one}" for one in stopped) or "there is none")
 
 
 def _settings(profile: str, overrides: list[str]) -> Settings:
@@ -200,25 +214,46 @@ def _client(profile: str, overrides: list[str]) -> tuple[Settings, Any]:
     return settings, Account.of(settings.aws).needs("region").client("sagemaker")
 
 
+def _paid(context: typer.Context, profile: str, overrides: list[str], yes: bool) -> Settings:
+    """The settings of what costs money, once it is sure that this is meant and that AWS knows who asks."""
+    from medpipe.aws.account import Account
+    from medpipe.aws.setup import check_account
+
+    source = context.get_parameter_source("profile")
+    if (source is None or source.name == "ENVIRONMENT") and _settings(profile, overrides).aws.launcher != "sagemaker":
+        raise MedpipeError(
+            got=f"the profile {profile} from MEDPIPE_PROFILE, which trains on this machine", expected="one that trains on SageMaker",
+            where="medpipe aws", do=f"name it if it is meant (--profile {profile}), or take {DEFAULT}",
+        )  # fmt: skip
+    settings = _settings(profile, [*overrides, "aws.launcher=sagemaker", *(["aws.budget_usd=1.0e9"] if yes else [])])
+    if missing := check_account(Account.of(settings.aws).needs("bucket", "role", "image", "region"), print):
+        print("\n".join(f"!! {line}" for line in missing))
+        raise typer.Exit(1)
+    return settings
+
+
 def _written(settings: Settings) -> Path:
-    """The resolved settings as a profile of their own: what the graph looks like is decided where it is loaded, in each process anew."""
-    path = (settings.outputs / "aws" / f"{settings.name}.yaml").absolute()
+    """The resolved settings as a profile of their own: what the graph looks like is decided where it is loaded, in each process anew.
+
+    One file for each set of settings: steps of another launch may still read theirs.
+    """
+    path = (settings.outputs / "aws" / f"{settings.name}-{settings.config_hash()[:12]}.yaml").absolute()
     store.write_text(path, yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
     return path
 
 
-def _inputs(settings: Settings) -> dict[str, Ref]:
-    """The finished folders that a job needs, as they stand."""
+def _data(settings: Settings) -> dict[str, Ref]:
+    """The finished folders that a job needs, made for exactly these settings; where they stand this takes seconds."""
     from medpipe.aws.channels import EVAL, EVALUATED, TRAIN
+    from medpipe.runner import run_graph
 
+    if not run_graph(str(_written(settings)), ",".join(f"*{key}" for key in (*TRAIN, *EVAL)), []):
+        print("\nThe data could not be made: the lines marked !! above say why.")
+        raise typer.Exit(1)
     found = {}
     for key in (*TRAIN, *EVAL, *(EVALUATED if settings.aws.evaluate else ())):
         manifest = store.read_manifest(settings.outputs / key)
-        if manifest is None:
-            raise MedpipeError(
-                got=f"no finished {key}", expected="the data that goes up", where=str(settings.outputs / key),
-                do="make it first: medpipe run --select '*splits/train,*splits/validation,rewards/audit'",
-            )  # fmt: skip
+        assert manifest, f"a run that succeeded has made {key}"
         found[key] = Ref(path=str(settings.outputs / key), sha256=manifest.sha256, status=manifest.status, reason=manifest.reason)
     return found
 
@@ -247,4 +282,5 @@ def _cost(settings: Settings, price: float | None) -> list[str]:
             told.append(f"the team: {team / 60:,.0f} min of arithmetic, WITHOUT drawing its messages, whose time is not foretold")
         told += [f"!! {warning}" for warning in found.warnings]
     left_out = "drawing messages, evaluation, the image's download, loading the base, channels and results, interruptions on spot"
-    return [*told, f"not in the estimate: {left_out}", *prices.cost(aws, hours, price).lines(aws.budget_usd)]
+    elsewhere = [f"!! that price is of {prices.PRICED_IN}: another region's may differ, pass it with --price"] if price is None else []
+    return [*prices.cost(aws, hours, price).lines(aws.budget_usd), *elsewhere, f"not in the estimate: {left_out}", *told]

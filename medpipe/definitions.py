@@ -55,7 +55,7 @@ SENSORS = [
     automation.CHANGED_INPUTS,
     alerts.run_failures,
     alerts.check_failures,
-    sagemaker.sweep_sensor(settings),
+    sagemaker.sweep_sensor(),
 ]
 
 defs = dg.Definitions(

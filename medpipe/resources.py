@@ -63,7 +63,7 @@ class Launcher(dg.ConfigurableResource):
             dagster.Failure: the work failed; its description is the message for the user.
         """
         place = place or place_light()
-        _hang_on_driver(context)
+        hang_on_driver(context)
         order = write_order(name, task, self.profile.settings(), dict(inputs), place, context.run_id, dict(extra or {}))
         standing = standing_result(order)
         if standing:
@@ -115,7 +115,7 @@ class Launcher(dg.ConfigurableResource):
         return Manifest.model_validate(answer["manifest"])
 
 
-def _hang_on_driver(context: AssetExecutionContext) -> None:
+def hang_on_driver(context: AssetExecutionContext) -> None:
     """End this step with the process that drives its run, and tell in the run which process that is."""
     end_with_driver()
     driver = multiprocessing.parent_process()

@@ -306,7 +306,7 @@ def test_without_the_vendors() -> None:
 
 @pytest.mark.slow
 def test_of_a_real_run(made_once: Made, tmp_path: Path) -> None:
-    """A role that `medpipe run` made from raw files; then other data, by the command that a user types, and the old role says so."""
+    """A team that `medpipe run` made from raw files; then other data, by the command that a user types, and the old team says so."""
     made_once.models(tmp_path)
     command = Path(sys.executable).with_name("medpipe")
     nowhere = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:9")
@@ -318,21 +318,21 @@ def test_of_a_real_run(made_once: Made, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr[-4000:]
         return done.stdout
 
-    found = json.loads(medpipe("lineage", "models/planner", "--json"))
-    planner = store.read_manifest(tmp_path / "outputs/models/planner")
-    assert planner
-    assert found["sha256"] == planner.sha256 and found["damaged"] == [] and found["profile"] == "smoke"
+    found = json.loads(medpipe("lineage", "models/maporl_team", "--json"))
+    team = store.read_manifest(tmp_path / "outputs/models/maporl_team")
+    assert team
+    assert found["sha256"] == team.sha256 and found["damaged"] == [] and found["profile"] == "smoke"
     assert {node["key"] for node in found["sources"]} == {
         f"sources/{n}" for n in ("benchmarks", "custom", "medquad", "medtext", "synthetic")
     }
     synthetic = next(node for node in found["sources"] if node["key"] == "sources/synthetic")
     assert synthetic["rows"] > 3000 and synthetic["about"]["licence"] == "Apache-2.0"
     for id in found["runs"].values():
-        assert json.loads(medpipe("lineage", id, "--json"))["sha256"] == planner.sha256
+        assert json.loads(medpipe("lineage", id, "--json"))["sha256"] == team.sha256
     assert set(found["runs"]) == {"dagster", "mlflow"}
 
     row = {"question": "What is a test of lineage?", "answer": "A question that is asked of a program, to see whether it answers."}
     (tmp_path / "data" / "custom" / "own.jsonl").write_text(json.dumps(row) + "\n")
     medpipe("run", "--select", "sources/custom,corpus/clean,splits/train")
-    text = medpipe("lineage", "outputs/models/planner")
+    text = medpipe("lineage", "outputs/models/maporl_team")
     assert "splits/train" in text and "made anew since" in text, text

@@ -9,7 +9,7 @@ Left out: evaluations in a job of their own (the training job evaluates at its e
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -23,12 +23,13 @@ from medpipe.assets.corpus import OWNERS
 from medpipe.assets.present import HANDED_OVER, check_specs, to_checks, to_metadata
 from medpipe.aws import jobs, prices, results
 from medpipe.aws.account import Account
-from medpipe.aws.channels import EVALUATED, Parcel, pack, send, trained_keys
+from medpipe.aws.channels import EVALUATED, pack, send, trained_keys
 from medpipe.aws.logs import Tail
 from medpipe.aws.request import Launch, training_job
-from medpipe.config import Settings
+from medpipe.config import Settings, without_password
 from medpipe.errors import MedpipeError
-from medpipe.resources import Launcher, Profile
+from medpipe.evaluation import guide
+from medpipe.resources import Launcher, Profile, hang_on_driver
 from medpipe.schema import Manifest, Ref
 
 LOOK_SECONDS = 60
@@ -50,7 +51,7 @@ class PipesSageMakerClient(dg.PipesClient):
         self._account, self._settings = account, settings
 
     def run(  # type: ignore[override]
-        self, *, context: AssetExecutionContext, launch: Launch, extras: dict[str, Any] | None = None, again: bool = False
+        self, *, context: AssetExecutionContext, launch: Launch, extras: dict[str, Any] | None = None
     ) -> tuple[Mapping[str, Any], list[dict[str, Any]]]:
         """Start the job or adopt it, wait for its end, and give its description and the messages that it sent.
 
@@ -58,26 +59,35 @@ class PipesSageMakerClient(dg.PipesClient):
             context: of the step.
             launch: what the job is named after.
             extras: for the context that the job reads.
-            again: make another job even where one completed, whose results are gone.
 
         Raises:
             MedpipeError: it failed or was stopped; the message has SageMaker's reason.
         """
         aws, account = self._settings.aws, self._account
         client, say = account.client("sagemaker"), context.log.info
-        with jobs.claimed(client, launch, self._settings.outputs, say, poll_seconds=aws.poll_seconds, again=again) as job:
+        with jobs.claimed(client, launch, self._settings.outputs, say, poll_seconds=aws.poll_seconds, usable=self._usable) as job:
             if job.status == "Completed":
                 say(f"{job.name} has completed before: only its results are fetched")
                 return job.finish(training_job(self._settings, account, launch, job.name)), []
+            if job.description is None:
+                say(f"{job.name} is a new job: it may cost up to {prices.refuse_above_budget(aws)}")
             place = account.key("jobs", job.name, "pipes")
             say(f"SageMaker job {job.name}: {console_address(account.region, job.name)}")
             with dg.open_pipes_session(context, _injector(account, place), _reader(account, place, aws.poll_seconds), extras) as session:
-                passed = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+                passed = {name: without_password(os.environ[name], name) for name in PASSED_ON if name in os.environ}
                 sent = replace(launch, environment={**launch.environment, **passed, **session.get_bootstrap_env_vars()})
-                tail = Tail(account.client("logs"), job.name, say)
-                description = job.finish(training_job(self._settings, account, sent, job.name), lambda: _show(tail))
+                shown = _Shown(Tail(account.client("logs"), job.name, say), context.log.warning)
+                try:
+                    description = job.finish(training_job(self._settings, account, sent, job.name), shown.more)
+                except BaseException:
+                    job.let_go()  # now: the session's end waits for last messages, while the job is paid for
+                    raise
             context.get_step_execution_context()._requires_typed_event_stream = False  # the caller yields the results
             return description, list(session.get_custom_messages())
+
+    def _usable(self, description: Mapping[str, Any]) -> bool:
+        """Whether a completed job's models can still be had; where not, another one trains them."""
+        return results.are_there(description, self._account)
 
 
 def sagemaker_assets(settings: Settings) -> dg.AssetsDefinition:
@@ -97,7 +107,13 @@ def sagemaker_assets(settings: Settings) -> dg.AssetsDefinition:
         context: AssetExecutionContext, launcher: Launcher, profile: Profile, **refs: Ref
     ) -> Iterator[dg.MaterializeResult]:
         """Upload what the job needs, train there, and bring the models back."""
+        hang_on_driver(context)
         settings = profile.settings()
+        if settings.aws.launcher != "sagemaker":
+            raise dg.Failure(
+                f"got aws.launcher = {settings.aws.launcher}, expected sagemaker, in the launchpad: this graph was drawn to train on "
+                "SageMaker; start the page with the profile that is meant (MEDPIPE_PROFILE)", allow_retries=False,
+            )  # fmt: skip
         inputs = {name.replace("__", "/"): ref for name, ref in refs.items()}
         if settings.aws.evaluate:
             inputs |= {key: launcher.standing(key) for key in EVALUATED}
@@ -123,39 +139,42 @@ def train(context: AssetExecutionContext, settings: Settings, inputs: Mapping[st
         context.log.info("unchanged: the models stand for exactly this data, code and settings; no job is needed")
         return found, {}
     account = Account.of(settings.aws).needs("bucket", "role", "image", "region")
-    cost = prices.refuse_above_budget(settings.aws)
     parcel = pack(settings, inputs, account, Path.cwd())
-    context.log.info(f"uploading {parcel.size / 2**20:.1f} MiB at most; the job may cost up to {cost}")
+    context.log.info(f"uploading {parcel.size / 2**20:.1f} MiB at most")
     send(parcel, account, context.log.info, settings.aws.kms_key)
-    pipes = PipesSageMakerClient(account, settings)
-    description, messages = pipes.run(context=context, launch=parcel.launch)
-    if not results.are_there(description, account):
-        context.log.warning(f"the results of {description['TrainingJobName']} are gone from S3: training again")
-        description, messages = pipes.run(context=context, launch=parcel.launch, again=True)
-    manifests = results.bring_back(description, settings, parcel.launch, inputs, account, context.log.info)
-    _compare(messages, manifests)
-    return manifests, _told(description, messages, parcel, account)
+    description, messages = PipesSageMakerClient(account, settings).run(context=context, launch=parcel.launch)
+    # A container that SageMaker started anew says an asset again, with new content on a GPU: the last word counts.
+    told = {message["asset"]: message["manifest"]["sha256"] for message in messages if "asset" in message}
+    manifests = results.bring_back(description, settings, parcel.launch, inputs, account, context.log.info, told)
+    return manifests, _told(description, messages, settings, parcel.launch, account)
 
 
-def sweep_sensor(settings: Settings) -> dg.SensorDefinition:
-    """The sensor that stops jobs nobody waits for; on from the start where this profile trains on SageMaker."""
-    on = settings.aws.launcher == "sagemaker"
+def sweep_sensor() -> dg.SensorDefinition:
+    """The sensor that stops jobs nobody waits for; on from the start, as it costs nothing and asks nobody while no launch is unfinished."""
 
     @dg.sensor(
         name="orphaned_jobs", minimum_interval_seconds=LOOK_SECONDS,
-        default_status=dg.DefaultSensorStatus.RUNNING if on else dg.DefaultSensorStatus.STOPPED,
+        default_status=dg.DefaultSensorStatus.RUNNING,
         description="Stops SageMaker jobs whose run was killed and was not taken up again. A job also ends by itself after aws.max_hours.",
     )  # fmt: skip
     def orphaned_jobs(context: dg.SensorEvaluationContext, profile: Profile) -> dg.SkipReason:
         now = profile.settings()
         if not jobs.any_open(now.outputs):
             return dg.SkipReason("no launch is unfinished")
-        stopped = jobs.sweep(Account.of(now.aws).needs("region").client("sagemaker"), now.outputs, time.time())
-        for name in stopped:
+        swept = sweep(now, context.log.info)
+        for name in swept.stopped:
             context.log.warning(f"stopped the SageMaker job {name}: the run that started it is gone")
-        return dg.SkipReason(f"stopped {', '.join(stopped)}" if stopped else "every unfinished launch is waited for")
+        for name in swept.unknown:
+            context.log.warning(f"{name} may run, and this account does not know it: stop it under the account that started it")
+        return dg.SkipReason(f"stopped: {', '.join(swept.stopped) or 'none'}; not known here: {', '.join(swept.unknown) or 'none'}")
 
     return orphaned_jobs
+
+
+def sweep(settings: Settings, say: Callable[[str], None]) -> jobs.Swept:
+    """Stop what dead launchers of this machine left, in each region."""
+    account = Account.of(settings.aws)
+    return jobs.sweep(lambda region: replace(account, region=region).client("sagemaker"), settings.outputs, time.time(), say)
 
 
 def console_address(region: str, name: str) -> str:
@@ -163,34 +182,41 @@ def console_address(region: str, name: str) -> str:
     return f"https://{region}.console.aws.amazon.com/sagemaker/home?region={region}#/jobs/{name}"
 
 
-def _compare(messages: list[dict[str, Any]], manifests: Mapping[str, Manifest]) -> None:
-    """What the job said it made is what came back; a container that SageMaker started anew may have said less."""
-    for message in messages:
-        key = message.get("asset", "")
-        if key in manifests and message["manifest"]["sha256"] != manifests[key].sha256:
-            raise MedpipeError(
-                got=f"{key} with content {manifests[key].sha256[:12]}", expected=f"{message['manifest']['sha256'][:12]}, as the job said",
-                where="model.tar.gz", do="somebody else wrote there: remove the object and launch again",
-            )  # fmt: skip
-
-
-def _told(description: Mapping[str, Any], messages: list[dict[str, Any]], parcel: Parcel, account: Account) -> dict[str, Any]:
+def _told(
+    description: Mapping[str, Any], messages: list[dict[str, Any]], settings: Settings, launch: Launch, account: Account
+) -> dict[str, Any]:
     """Metadata of each model: the job, its cost's base, where its files lie, and the guide's figures."""
     name = description["TrainingJobName"]
-    figures = next((message["figures"] for message in reversed(messages) if "figures" in message), {})
-    figures = {metric["MetricName"]: metric["Value"] for metric in description.get("FinalMetricDataList", [])} | figures
+    said = next((message["figures"] for message in reversed(messages) if "figures" in message), {})
+    # What can be computed from what came back is; release.primary, which names a benchmark, is no part of the launch.
+    found = {name: value for name, value in said.items() if name not in guide.MEANING} | guide.figures(
+        settings.outputs, settings.release.primary
+    )
     return {
-        "job": name, "job_page": dg.MetadataValue.url(console_address(account.region, name)), "launch": parcel.launch.digest,
+        "job": name, "job_page": dg.MetadataValue.url(console_address(account.region, name)), "launch": launch.digest,
         "model_archive": description["ModelArtifacts"]["S3ModelArtifacts"], "instance": description["ResourceConfig"]["InstanceType"],
         "billable_seconds": description.get("BillableTimeInSeconds", 0),
-        **{key: float(value) for key, value in figures.items()},
+        **{key: float(value) for key, value in found.items()},
     }  # fmt: skip
 
 
-def _show(tail: Tail) -> None:
-    """What the container wrote since the last look, into the step's own log."""
-    for line in tail.new_lines():
-        print(line, flush=True)
+class _Shown:
+    """What the container wrote since the last look, into the step's own log; a log that can't be read ends no training."""
+
+    def __init__(self, tail: Tail, warn: Callable[[str], None]) -> None:
+        self._tail: Tail | None = tail
+        self._warn = warn
+
+    def more(self) -> None:
+        """Show the new lines."""
+        if self._tail is None:
+            return
+        try:
+            for line in self._tail.new_lines():
+                print(line, flush=True)
+        except MedpipeError as error:
+            self._tail = None
+            self._warn(f"the job's log is not shown any more: {error}")
 
 
 def _injector(account: Account, place: str) -> Any:
@@ -213,5 +239,13 @@ def _reader(account: Account, place: str, seconds: float) -> Any:
         @contextmanager
         def get_params(self) -> Iterator[dict[str, Any]]:
             yield {"bucket": self.bucket, "key_prefix": place, "include_stdio_in_messages": False}
+
+        def download_messages(self, cursor: int | None, params: Any) -> tuple[int, str] | None:
+            """All that is there; Dagster's own reader takes one object a look, and falls behind a container that writes more often."""
+            chunks = []
+            while chunk := self.download_messages_chunk(self.counter, params):
+                chunks.append(chunk)
+                self.counter += 1
+            return (self.counter, "\n".join(chunks)) if chunks else None
 
     return Named(bucket=account.bucket, client=account.client("s3"), interval=seconds)

@@ -45,13 +45,15 @@ class Account:
         Raises:
             MedpipeError: one of them is missing.
         """
-        for name in names:
-            if not getattr(self, name):
-                variable = VARIABLES.get(name, "AWS_REGION")
-                raise MedpipeError(
-                    got=f"no {name}", expected=f"aws.{name} in the profile, or {variable}", where="training on AWS",
-                    do=f"export {variable}=…; `medpipe aws setup` makes bucket and role and prints them (docs/aws.md)",
-                )  # fmt: skip
+        missing = [name for name in names if not getattr(self, name)]
+        if missing:
+            shown = {**VARIABLES, "region": "AWS_REGION"}
+            lines = ", ".join(f"{shown[name]}={'us-east-1, for example' if name == 'region' else '…'}" for name in missing)
+            made = "; `medpipe aws setup` makes bucket and role and prints them" if set(missing) & {"bucket", "role"} else ""
+            raise MedpipeError(
+                got=f"no {', '.join(missing)}", expected=f"{', '.join(f'aws.{name}' for name in missing)} in the profile, or variables",
+                where="training on AWS", do=f"export {lines}{made} (docs/aws.md)",
+            )  # fmt: skip
         return self
 
     @cached_property

@@ -30,8 +30,8 @@ from medpipe.tasks import PACKAGE
 TRAIN = ("splits/train", "rewards/audit")
 EVAL = ("splits/validation",)
 EVALUATED = ("sources/benchmarks", "corpus/clean")
-"""Only where the job evaluates too: benchmarks lie in the channel `eval`, which no training task is handed."""
-LEFT_OUT = ("description", "paths", "tracking", "tuning", "release")
+"""Only where the job evaluates too. No training task is handed any of these."""
+LEFT_OUT = ("description", "paths", "hardware", "tracking", "tuning", "release")
 """Sections that change nothing of what a job makes."""
 OF_THE_JOB = ("image", "instance_type", "instance_count", "evaluate", "secrets")
 """Of the section `aws`, what does."""

@@ -5,7 +5,9 @@
 
 Runs `medpipe run --select …` with paths.outputs among the checkpoints: SageMaker keeps that folder the same as a prefix of S3, so after a
 spot interruption finished assets stand and trainings go on. Lines, numbers and manifests go out while the work goes on. On SIGTERM (stop,
-spot: 120 s) trainings write a checkpoint first. Left out: what the folders mean (layout.py), several instances (hosts.py).
+spot: 120 s) trainings write a checkpoint first. Models that are made are never lost: the job ends well where only a check on them failed,
+which blocks what is downstream where the job was launched, or the evaluation after them. Left out: what the folders mean (layout.py),
+several instances (hosts.py).
 """
 
 from __future__ import annotations
@@ -32,11 +34,25 @@ from medpipe import NOTICE, store
 from medpipe.aws import hosts
 from medpipe.aws.account import Account
 from medpipe.aws.errors import explained
-from medpipe.aws.layout import Given, Layout, leave_evaluations, leave_models, names_only, read_launch, without_pipes
+from medpipe.aws.layout import (
+    Given,
+    Layout,
+    evaluations,
+    failed_checks,
+    in_two,
+    leave_evaluations,
+    leave_models,
+    names_only,
+    private_values,
+    read_launch,
+    without_pipes,
+)
+from medpipe.aws.results import orders
 from medpipe.aws.voice import TEAM, Voice, Watch, as_metrics
 from medpipe.config import Settings
 from medpipe.errors import MedpipeError
 from medpipe.evaluation.guide import figures
+from medpipe.launch.order import standing_result
 from medpipe.schema import ROLES, Ref
 from medpipe.tuning.trial import KIN, Bench
 
@@ -50,6 +66,10 @@ MOST_CHARACTERS = 1000  # of the failure that SageMaker shows
 
 class Stopped(BaseException):
     """SageMaker asked this container to end; no failure."""
+
+
+class RunFailed(MedpipeError):
+    """A `medpipe run` of this job ended with a failure; what it made before may be all that was asked for."""
 
 
 class _Outputs(Bench):
@@ -70,6 +90,8 @@ class Work:
         self.resumed: list[str] = []
         self.listed: dict[str, str] = {}
         self.figures: dict[str, float] = {}
+        self.failed_checks: list[dict[str, str]] = []
+        self.evaluation_error = ""
         signal.signal(signal.SIGTERM, lambda *_: self._asked.set())
 
     def do(self) -> None:
@@ -110,9 +132,38 @@ class Work:
         self._conclude(given)
 
     def _make(self, given: Given, watch: Watch, leader: hosts.Leader | None) -> None:
-        settings, rest = given.settings, given.select
+        """The models, then the evaluation, if they passed their checks."""
+        models, rest = in_two(given.select)
+
+        def look() -> None:
+            watch.look()
+            if leader:
+                leader.look()
+
+        try:
+            self._train(given, models, watch, look, leader)
+        except RunFailed as failure:
+            missing = self._missing(given, models)
+            if missing:
+                raise
+            self._voice.say(f"medpipe: ! every model is made, and yet their run failed: {failure}. They are kept, checks go with them")
+            self.evaluation_error = "not begun: the run of the models failed" if rest else ""
+            return
+        if not rest:
+            return
+        try:
+            self._run(rest, look)
+        except RunFailed as failure:
+            if not models:
+                raise
+            lacking = [key for key in evaluations(rest) if not (given.settings.outputs / key / store.MANIFEST).is_file()]
+            self.evaluation_error = self._voice.hide(f"not finished: {', '.join(lacking) or 'nothing'}; {failure}")
+            self._voice.say(f"medpipe: !! the models are made and kept, but their evaluation failed; {self.evaluation_error}")
+
+    def _train(self, given: Given, models: str, watch: Watch, look: Callable[[], None], leader: hosts.Leader | None) -> None:
+        settings = given.settings
         if leader:
-            first, rest = hosts.before_team(given.select, settings)
+            first, models = hosts.before_team(models, settings)
             if first:
                 self._run(first, watch.look)
             folders = {
@@ -120,14 +171,14 @@ class Work:
                 for key in hosts.team_inputs(settings)
             }
             leader.share(hosts.team_order(settings, folders))
+        if models:
+            self._run(models, look)
 
-        def look() -> None:
-            watch.look()
-            if leader:
-                leader.look()
-
-        if rest:
-            self._run(rest, look)
+    def _missing(self, given: Given, models: str) -> list[str]:
+        """Models that do not stand whole for just these inputs, settings and code."""
+        refs = {key: Ref(path=str(given.folder(key, self.layout)), sha256=one.sha256) for key, one in given.inputs.items()}
+        known = orders(given.settings, refs)
+        return [key for key in models.split(",") if key not in known or standing_result(known[key]) is None]
 
     def _prepare(self, given: Given) -> None:
         """A folder to work in: Dagster's settings and state, the resolved profile, references to the inputs."""
@@ -139,7 +190,7 @@ class Work:
             ref = Ref(path=str(given.folder(key, self.layout)), sha256=one.sha256)
             store.write_json(settings.outputs / "refs" / f"{key}.json", ref.model_dump())
         found = fetch_secrets(settings)
-        self._voice.hush(found.values())
+        self._voice.hush([*private_values(self._given_environment), *found.values()])
         code = str(self.layout.channel("code"))
         kept = without_pipes(self._given_environment)
         kept.pop("TRANSFORMERS_CACHE", None)
@@ -169,10 +220,13 @@ class Work:
 
     def _run(self, select: str, look: Callable[[], None]) -> None:
         words = [sys.executable, *CLI, "run", "--profile", str(self.layout.work / "profile.yaml"), "--select", select]
+        self._voice.complaints.clear()
         status = self._carry_out(words, {}, look)
         look()
+        if status and self._asked.is_set():  # it may have failed because the machine is being taken away
+            raise Stopped
         if status:
-            raise MedpipeError(
+            raise RunFailed(
                 got=f"a run that failed: {' · '.join(self._voice.complaints) or f'status {status}, and it said nothing'}",
                 expected="every asset made", where=f"--select {select}",
                 do="mend what it says and launch again; what is finished is kept among the checkpoints and not made again",
@@ -226,6 +280,10 @@ class Work:
         if self.figures:
             self._voice.say(as_metrics(self.figures))
         self.listed = leave_models(outputs, layout, given)
+        self.failed_checks = failed_checks(outputs, self.listed)
+        for one in self.failed_checks:
+            told = f"{one['asset']} did not pass its check {one['check']} ({one['description']})"
+            self._voice.say(f"medpipe: ! {told}; it blocks what is downstream where this job was launched")
         leave_evaluations(outputs, layout)
         stats = {name: outputs / "models" / name / "training_stats.json" for name in (*ROLES, TEAM.name)}
         made = {name: store.read_json(path) for name, path in stats.items() if path.is_file()}
@@ -241,7 +299,7 @@ class Work:
             "status": {0: "completed", STOPPED: "stopped"}.get(status, "failed"), "error": error, "job": layout.job,
             "seconds": round(seconds, 1), "instance": layout.instance, "gpus": layout.gpus, "hosts": list(layout.hosts),
             "host": layout.current, "hyperparameters": dict(layout.hyperparameters), "resumed": self.resumed, "figures": self.figures,
-            "assets": self.listed, "notice": NOTICE,
+            "assets": self.listed, "failed_checks": self.failed_checks, "evaluation_error": self.evaluation_error, "notice": NOTICE,
         }  # fmt: skip
         if given:
             summary |= {
@@ -250,7 +308,7 @@ class Work:
                 "settings": given.settings.model_dump(mode="json"),
             }  # fmt: skip
             self._leave_journals(given.settings)
-        store.write_json(layout.output / "training_summary.json", json.loads(self._voice.hide(json.dumps(summary))))
+        store.write_json(layout.output / "training_summary.json", self._voice.hidden(summary))
         store.write_text(
             layout.output / "checkpoints" / "README.txt",
             f"Checkpoints are not in this archive: SageMaker keeps {layout.checkpoints} the same as the prefix of S3 that the job's\n"
@@ -308,6 +366,7 @@ def main() -> None:
     if not layout.leads:  # SageMaker packs the folders of all hosts into one archive
         layout = replace(layout, output=layout.output / "hosts" / layout.current)
     voice = Voice(layout.output / "training.log")
+    voice.hush(private_values(os.environ))
     work = Work(layout, os.environ, voice)
     status, error = 0, ""
     try:
@@ -321,13 +380,15 @@ def main() -> None:
     except Exception as failure:
         status, error = 1, voice.hide(f"{type(failure).__name__}: {failure}")
         voice.say(traceback.format_exc())
-    if error:
-        voice.say(f"medpipe: !! {error}")
-        voice.tell({"error": error})
-        layout.failure.parent.mkdir(parents=True, exist_ok=True)
-        store.write_text(layout.failure, error[:MOST_CHARACTERS])
-    work.leave_words(status, error, time.monotonic() - started)
-    voice.close(goes_on=status == STOPPED)
+    try:
+        if error:
+            voice.say(f"medpipe: !! {error}")
+            voice.tell({"error": error})
+            layout.failure.parent.mkdir(parents=True, exist_ok=True)
+            store.write_text(layout.failure, error[:MOST_CHARACTERS])
+        work.leave_words(status, error, time.monotonic() - started)
+    finally:  # a full disk, say: Dagster hears the end all the same
+        voice.close(goes_on=status == STOPPED)
     sys.exit(status)
 
 

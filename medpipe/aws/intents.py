@@ -22,7 +22,7 @@ from medpipe import store
 from medpipe.errors import MedpipeError
 
 State = Literal["intended", "created", "ended"]
-LOCK_TRIES = 5  # with a second between them: the sweeper holds a lock for as long as one look takes
+LOCK_TRIES = 61  # with a second between them: the sweeper holds a lock for as long as one stop takes
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Intent:
     created_at: str  # UTC, ISO 8601
     state: State = "intended"
     status: str = ""  # as SageMaker last gave it
+    account: str = ""  # whose number it is; empty where it is not known
 
     @property
     def open(self) -> bool:
@@ -49,6 +50,11 @@ class Intent:
     def now(self, state: State, status: str) -> Intent:
         """The same intent, further on."""
         return replace(self, state=state, status=status)
+
+
+def same_account(one: str, other: str) -> bool:
+    """Whether two account numbers can be of one account: what is not known is not held against it."""
+    return "" in (one, other) or one == other
 
 
 def folder(outputs: Path) -> Path:
@@ -79,13 +85,15 @@ def all_open(home: Path) -> list[Intent]:
 
 
 @contextlib.contextmanager
-def launching(home: Path, digest: str, pause: Callable[[float], None]) -> Iterator[None]:
-    """Hold the launch for this process.
+def launching(home: Path, digest: str, pause: Callable[[float], None], say: Callable[[str], None] = lambda line: None) -> Iterator[None]:
+    """Hold the launch for this process; another holder is waited for a minute, as it may be the sweeper.
 
     Raises:
         MedpipeError: another living process of this machine holds it.
     """
     for attempt in range(LOCK_TRIES):
+        if attempt == 1:
+            say(f"launch {digest[:12]}: another process has it; waiting up to {LOCK_TRIES - 1} s")
         if attempt:
             pause(1.0)
         with _locked(home, digest) as held:

@@ -2,7 +2,7 @@
 
     with claimed(client, launch, settings.outputs, print) as job:
         description = job.finish(training_job(settings, account, launch, job.name))
-    sweep(client, settings.outputs, time.time())           # stops what dead launchers left running
+    sweep(client_of, settings.outputs, time.time())        # stops what dead launchers left running, in every region
 
 SageMaker refuses a second job of one name for ever, and a name is made of launch and attempt: so the name is the lock between
 machines. The next attempt is only made after the one before was seen to have failed or been stopped, which is final; everything else
@@ -12,8 +12,12 @@ that SageMaker answers may be out of date. Left out: the request (request.py), t
 from __future__ import annotations
 
 import contextlib
+import functools
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -39,6 +43,14 @@ class JobEnded(MedpipeError):
         self.description = description
 
 
+@dataclass(frozen=True)
+class Swept:
+    """What a sweep did: names of the jobs that ran and are being stopped, and of those that may run where it could not look."""
+
+    stopped: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+
+
 class Job:
     """The job of a claimed launch. `description` is None where it is yet to be made."""
 
@@ -57,7 +69,7 @@ class Job:
         """As last seen; empty where the job is yet to be made, or not shown yet."""
         return status_of(self.description)
 
-    def resolve(self, again: bool) -> None:
+    def resolve(self, usable: Callable[[Description], bool] | None) -> None:
         """Find the attempt that counts, from the last one that this machine knows of."""
         known = intents.read(self._home, self._launch.digest)
         region = self._client.meta.region_name
@@ -66,16 +78,25 @@ class Job:
                 got=f"the job {known.name} of this launch in {known.region}", expected=f"none but in {region}", where=str(self._home),
                 do=f"take it over with aws.region={known.region}, or stop it there: medpipe aws stop {known.name}",
             )  # fmt: skip
-        self.attempt = known.attempt if known and known.region == region else 1
+        same_account = known is None or intents.same_account(known.account, self._launch.account)
+        if known and known.open and not same_account:
+            raise MedpipeError(
+                got=f"the job {known.name} of this launch in account {known.account}", expected=f"none but in {self._launch.account}",
+                where=str(self._home),
+                do="take it over with the credentials and the role (aws.role, MEDPIPE_AWS_ROLE) of that account, or with them stop it: "
+                f"medpipe aws stop {known.name}",
+            )  # fmt: skip
+        self.attempt = known.attempt if known and known.region == region and same_account else 1
         while True:
             self.name = self._launch.name(self.attempt)
             self.description = described(self._client, self.name)
             if self.status == "Stopping":
                 self._say(f"{self.name} is being stopped: waiting for its end")
                 self._watch(None, STOPPING_SECONDS)
-            if self.status not in RETRIED and not (again and self.status == "Completed"):
+            lost = self.status == "Completed" and usable is not None and not usable(self.description or {})
+            if self.status not in RETRIED and not lost:
                 break
-            self._say(f"{self.name}: {self.status}; the next attempt is due")
+            self._say(f"{self.name}: {self.status}{', without usable results' if lost else ''}; the next attempt is due")
             self.attempt += 1
             self._secondary = ""
         if self.status == "InProgress":
@@ -110,10 +131,16 @@ class Job:
         return self.description
 
     def let_go(self) -> None:
-        """Stop the job if it may run. A failure to do so is said, not raised: it must not hide why the launcher ends."""
-        if self._intent is None or not self._intent.open:
-            return
-        self._say(f"stopping {self.name}: its launcher ends")
+        """Stop the job if it may run; `claimed` calls it, and so may who has its reason to be early: once more does no harm.
+
+        Interrupts wait until it is done. A failure is said, not raised: it must not hide why the launcher ends.
+        """
+        with undisturbed():
+            if self._intent is not None and self._intent.open and self._intent.status != "Stopping":
+                self._stop()
+
+    def _stop(self) -> None:
+        self._say(f"stopping {self.name}: its launcher ends, and waits until SageMaker has heard it")
         try:
             status = stop(self._client, self.name, self._pause)
             if status:
@@ -214,14 +241,42 @@ class Job:
     def _record(self, state: intents.State, status: str = "") -> None:
         region = self._client.meta.region_name
         started = intents.stamp() if self._intent is None or state == "intended" else self._intent.created_at
-        intent = Intent(self._launch.digest, self.name, self.attempt, region, started, state, status or self.status)
-        intents.write(self._home, intent)
-        self._intent = intent
+        status, account = status or self.status, self._launch.account
+        # Known here before it is on the disk: an interrupt in between must still find what is to be stopped.
+        self._intent = Intent(self._launch.digest, self.name, self.attempt, region, started, state, status, account)
+        intents.write(self._home, self._intent)
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Let SIGINT and SIGTERM wait until the block is done; then they do what they would have done. Python hears them in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    noted: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    ours = {number: handler for number, handler in before.items() if handler is not None}  # None: set by C code, can't be put back
+    try:
+        for number in ours:
+            signal.signal(number, lambda number, frame: noted.append(number))
+        yield
+    finally:
+        for number, handler in ours.items():
+            signal.signal(number, handler)
+        for number in dict.fromkeys(noted):
+            signal.raise_signal(number)
 
 
 @contextlib.contextmanager
 def claimed(
-    client: Any, launch: Launch, outputs: Path, say: Say, *, poll_seconds: float = 15.0, pause: Pause = time.sleep, again: bool = False
+    client: Any,
+    launch: Launch,
+    outputs: Path,
+    say: Say,
+    *,
+    poll_seconds: float = 15.0,
+    pause: Pause = time.sleep,
+    usable: Callable[[Description], bool] | None = None,
 ) -> Iterator[Job]:
     """The job of a launch, for this process alone; stopped if it may run when the block is left, however that happens.
 
@@ -235,20 +290,21 @@ def claimed(
         say: is told what happens, line by line.
         poll_seconds: between two looks.
         pause: waits.
-        again: make another attempt even where one completed, whose results are gone.
+        usable: whether a completed attempt still has its results; one that has not is passed over.
 
     Raises:
         MedpipeError: another process of this machine has the launch, or AWS can't be asked.
     """
     home = intents.folder(outputs)
-    with intents.launching(home, launch.digest, pause):
+    with intents.launching(home, launch.digest, pause, say):
         job = Job(client, launch, home, say, poll_seconds, pause)
         try:
             with explained(f"looking for the job of launch {launch.digest12}"):
-                job.resolve(again)
+                job.resolve(usable)
             yield job
         finally:
-            job.let_go()
+            with undisturbed():
+                job.let_go()
 
 
 def any_open(outputs: Path) -> bool:
@@ -286,47 +342,58 @@ def jobs_of(client: Any, prefix: str, most: int = 100) -> list[dict[str, Any]]:
         return found[:most]
 
 
-def sweep(client: Any, outputs: Path, now: float, say: Say = print, pause: Pause = time.sleep) -> list[str]:
+def sweep(
+    client_of: Callable[[str], Any], outputs: Path, now: float, say: Say = print, pause: Pause = time.sleep, account: str = ""
+) -> Swept:
     """Stop the jobs whose launchers died, and close the intents of those that have ended. Living launchers' are left alone.
 
     Args:
-        client: of SageMaker.
+        client_of: gives a client of SageMaker for a region.
         outputs: the outputs folder of the launchers.
         now: seconds since the epoch.
         say: is told what happens, line by line.
         pause: waits.
+        account: whose the clients are, where that is known.
 
     Returns:
-        Names of the jobs that were running and are being stopped.
+        What is being stopped, and what the account could not be asked about, or does not know though it was made.
 
     Raises:
         MedpipeError: AWS can't be asked about one of them; the others were looked after.
     """
-    home = intents.folder(outputs)
-    stopped: list[str] = []
-    failure: Exception | None = None
+    home, swept, failure = intents.folder(outputs), Swept(), None
+    client_of = functools.cache(client_of)
     for found in intents.all_open(home):
         with intents.abandoned(home, found.digest) as intent:
             if intent is None:
                 continue
-            if intent.region != client.meta.region_name:
-                say(f"{intent.name} is in {intent.region}: not looked at from {client.meta.region_name}")
-                continue
             try:
-                with explained(f"looking after {intent.name}"):
-                    if _swept(client, home, intent, now, say, pause):
-                        stopped.append(intent.name)
+                with explained(f"looking after {intent.name} in {intent.region}"):
+                    _look_after(client_of, home, intent, now, say, pause, account, swept)
             except MedpipeError as error:
                 say(f"{intent.name}: {error}")
                 failure = error
     if failure is not None:
         raise failure
-    return stopped
+    return swept
 
 
-def _swept(client: Any, home: Path, intent: Intent, now: float, say: Say, pause: Pause) -> bool:
-    """Look after one job without a launcher; whether it was running, and is stopped now."""
-    status = status_of(described(client, intent.name))
+def _look_after(
+    client_of: Callable[[str], Any], home: Path, intent: Intent, now: float, say: Say, pause: Pause, account: str, swept: Swept
+) -> None:
+    """Look after one job without a launcher."""
+    if not intents.same_account(intent.account, account):
+        say(f"{intent.name} is of account {intent.account}, these credentials are of {account}: it may run; stop it with those of its own")
+        swept.unknown.append(intent.name)
+        return
+    client = client_of(intent.region)
+    description = described(client, intent.name)
+    status = status_of(description)
+    theirs = _account(description)
+    if not intents.same_account(intent.account, theirs):
+        say(f"{intent.name} is of account {intent.account}, that of {theirs} is another one: it may run; stop it with its own credentials")
+        swept.unknown.append(intent.name)
+        return
     running = status == "InProgress"
     if running:
         say(f"{intent.name} runs without its launcher: stopping it")
@@ -336,11 +403,21 @@ def _swept(client: Any, home: Path, intent: Intent, now: float, say: Say, pause:
     elif status:
         intents.write(home, intent.now("created", status))
     elif intent.age_seconds(now) > FORGOTTEN_SECONDS:
-        if intent.state == "intended":
+        if intent.state == "intended" and intent.account == account:
             intents.write(home, intent.now("ended", "never made"))
         else:
-            say(f"{intent.name} was made, and this account does not know it: was it another one? Its record stays in {home}")
-    return running and status not in ("Completed", "Failed")
+            say(
+                f"{intent.name} may run, and this account does not know it in {intent.region}: was it another one? Its record stays in {home}"
+            )
+            swept.unknown.append(intent.name)
+    if running and status not in ("Completed", "Failed"):
+        swept.stopped.append(intent.name)
+
+
+def _account(description: Description | None) -> str:
+    """Whose a described job is, by its ARN."""
+    parts = (description or {}).get("TrainingJobArn", "").split(":")
+    return parts[4] if len(parts) > 4 else ""
 
 
 def _changed(description: Description) -> datetime:

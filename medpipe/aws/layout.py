@@ -14,7 +14,7 @@ import contextlib
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from medpipe import store
 from medpipe.config import Settings
 from medpipe.errors import MedpipeError
+from medpipe.evaluation.benchmarks import BENCHMARKS
 from medpipe.launch.devices import visible_gpus
 from medpipe.schema import Frozen, Manifest
 
@@ -38,6 +39,10 @@ TUNED = {
 NOT_OURS = ("sagemaker_", "_tuning")
 """Beginnings of hyperparameters that SageMaker adds by itself."""
 FINAL = "final_model"
+PRIVATE = {"KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIALS"}
+"""Words in the names of variables whose values nobody is to read."""
+ADDRESS = "MLFLOW_TRACKING_URI"
+SHORTEST = 8  # characters of such a value: TOKEN=true is no secret, and would hide every "true"
 
 
 @dataclass(frozen=True)
@@ -177,6 +182,29 @@ def leave_evaluations(outputs: Path, layout: Layout) -> None:
         shutil.copytree(outputs / "wandb", layout.output / "wandb", dirs_exist_ok=True, ignore_dangling_symlinks=True)
 
 
+def failed_checks(outputs: Path, keys: Iterable[str]) -> list[dict[str, str]]:
+    """Checks of finished assets that failed and block what is downstream."""
+    manifests = {key: store.read_manifest(outputs / key) for key in keys}
+    return [
+        {"asset": key, "check": check.name, "description": check.description}
+        for key, manifest in manifests.items()
+        for check in (manifest.checks if manifest else ())
+        if not check.passed and check.severity == "error"
+    ]
+
+
+def in_two(select: str) -> tuple[str, str]:
+    """A selection in two: the models, and what judges them."""
+    keys = select.split(",")
+    return ",".join(key for key in keys if key.startswith("models/")), ",".join(key for key in keys if not key.startswith("models/"))
+
+
+def evaluations(select: str) -> list[str]:
+    """The evaluations that a selection names, by themselves or as their group."""
+    group = [f"evaluation/{name}" for name in (*BENCHMARKS, "leaderboard")] if "group:evaluation" in select.split(",") else []
+    return group + [key for key in select.split(",") if key.startswith("evaluation/")]
+
+
 def finished(outputs: Path) -> dict[str, Manifest]:
     """The manifest of every finished folder of an outputs folder, by asset key."""
     found = dict[str, Manifest]()
@@ -245,3 +273,13 @@ def without_pipes(environment: Mapping[str, str]) -> dict[str, str]:
 def names_only(environment: Mapping[str, str]) -> str:
     """Names of variables; values may be secrets."""
     return " ".join(sorted(environment))
+
+
+def private_values(environment: Mapping[str, str]) -> list[str]:
+    """Values of variables that are never to be said: those named like a secret, addresses with a password, the tracking server's."""
+    found = list[str]()
+    for name, value in environment.items():
+        password = value.partition("://")[2].partition("/")[0].rpartition("@")[0]
+        if password or name == ADDRESS or PRIVATE & set(name.upper().split("_")):
+            found += [value, value.rstrip("/"), password]
+    return [value for value in found if len(value) >= SHORTEST]

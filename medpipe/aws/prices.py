@@ -20,6 +20,7 @@ UNLIMITED = 1e6
 """A budget in USD that is none: --yes sets one above it."""
 READ = "2026-11-22"
 """When the pages below were read."""
+PRICED_IN = "us-west-2, or of no named region"
 PRICE_LIST = (
     "github.com/OKUniversity/agentcore-public-stack, backend/src/apis/app_api/fine_tuning/pricing.py at af09e6d4: "
     "training on demand, us-west-2, taken from AWS's Price List API on a day it does not name"

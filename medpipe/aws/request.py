@@ -43,6 +43,7 @@ class Launch:
     launch_uri: str
     environment: dict[str, str] = field(default_factory=dict)
     hyperparameters: dict[str, str] = field(default_factory=dict)
+    account: str = ""  # its number, from `account_of`; empty where it is not known
 
     @property
     def digest12(self) -> str:
@@ -63,6 +64,12 @@ class Launch:
                 do="see why so many attempts failed (medpipe aws status), and change a setting: that makes a new launch",
             )  # fmt: skip
         return name
+
+
+def account_of(role: str) -> str:
+    """The number of the account that a role's ARN names, which SageMaker wants to be the caller's; empty where it is none."""
+    found = re.fullmatch(r"arn:[\w-]+:iam::(\d{12}):role/.+", role)
+    return found[1] if found else ""
 
 
 def training_job(settings: Settings, account: Account, launch: Launch, name: str) -> dict[str, Any]:

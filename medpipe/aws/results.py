@@ -63,6 +63,7 @@ def bring_back(
     inputs: Mapping[str, Ref],
     account: Account,
     say: Callable[[str], None],
+    told: Mapping[str, str] | None = None,
 ) -> dict[str, Manifest]:
     """Fetch what a completed job left in S3, check it, and put it in place.
 
@@ -73,6 +74,7 @@ def bring_back(
         inputs: the finished folders that the launch was made of.
         account: whose bucket.
         say: is told each step.
+        told: content hash by asset key, as the job said it last, where it was heard.
 
     Raises:
         MedpipeError: an archive is missing, damaged, of another launch, or made by other code or settings than these.
@@ -80,15 +82,17 @@ def bring_back(
     name = description["TrainingJobName"]
     archive = description["ModelArtifacts"]["S3ModelArtifacts"]
     home = settings.outputs / "aws" / "results" / name
-    for file in ARCHIVES:
+    there = _there(description, account)
+    files = [file for file in ARCHIVES if file in there]  # logs and summaries may be gone; the models may not
+    for file in files:
         _fetch(account, archive.rpartition("/")[0] + "/" + file, home / file, say)
     unpacked = home / "unpacked"
     shutil.rmtree(unpacked, ignore_errors=True)
     try:
-        for file in ARCHIVES:
+        for file in files:
             _unpack(home / file, unpacked / file.partition(".")[0])
         models = unpacked / "model" / FINAL
-        listed = _list_of(models, launch, archive)
+        listed = _list_of(models, launch, settings, told or {}, archive)
         for key, sha in listed.items():
             _place(models / key, key, sha, settings, archive)
         for folder in sorted((unpacked / "output" / "evaluation").glob("*")):
@@ -108,12 +112,16 @@ def bring_back(
 
 
 def are_there(description: Mapping[str, Any], account: Account) -> bool:
-    """Whether the archives of a completed job still lie in S3."""
+    """Whether the models of a completed job still lie in S3."""
+    return ARCHIVES[0] in _there(description, account)
+
+
+def _there(description: Mapping[str, Any], account: Account) -> set[str]:
     place = description["ModelArtifacts"]["S3ModelArtifacts"].rpartition("/")[0]
     bucket, _, prefix = place.removeprefix("s3://").partition("/")
     with explained(f"looking for the results in {place}"):
         listed = account.client("s3").list_objects_v2(Bucket=bucket, Prefix=f"{prefix}/").get("Contents", [])
-    return {f"{prefix}/{file}" for file in ARCHIVES} <= {each["Key"] for each in listed}
+    return {each["Key"].removeprefix(f"{prefix}/") for each in listed}
 
 
 def _inputs_of(key: str, settings: Settings) -> tuple[str, ...]:
@@ -157,8 +165,8 @@ def _unpack(archive: Path, folder: Path) -> None:
         ) from error  # fmt: skip
 
 
-def _list_of(models: Path, launch: Launch, where: str) -> dict[str, str]:
-    """Content hash by asset key, as the job wrote it last."""
+def _list_of(models: Path, launch: Launch, settings: Settings, told: Mapping[str, str], where: str) -> dict[str, str]:
+    """Content hash by asset key, as the job wrote it last: of this launch, all models and no other path, and what the job itself said."""
     path = models / store.MANIFEST
     if not path.is_file():
         raise MedpipeError(
@@ -166,12 +174,19 @@ def _list_of(models: Path, launch: Launch, where: str) -> dict[str, str]:
             do="see its log with `medpipe aws logs`, then launch again",
         )  # fmt: skip
     found = store.read_json(path)
-    if found["digest"] != launch.digest:
+    assets = found["assets"]
+    wrong = sorted(key for key in told.keys() & assets.keys() if told[key] != assets[key])
+    fault = (
+        f"models of launch {found['digest'][:SHORT]}" if found["digest"] != launch.digest
+        else f"a list of {', '.join(sorted(assets)) or 'nothing'}" if set(assets) != set(trained_keys(settings))
+        else f"{', '.join(wrong)} with other content than the job said" if wrong else ""
+    )  # fmt: skip
+    if fault:
         raise MedpipeError(
-            got=f"models of launch {found['digest'][:SHORT]}", expected=f"launch {launch.digest[:SHORT]}", where=where,
-            do="somebody else wrote there: remove the object and launch again",
+            got=fault, expected=f"launch {launch.digest[:SHORT]} with {', '.join(trained_keys(settings))}", where=where,
+            do="somebody else wrote there: remove the object, and launch again",
         )  # fmt: skip
-    return found["assets"]
+    return assets
 
 
 def _place(folder: Path, key: str, sha: str, settings: Settings, where: str) -> None:

@@ -72,14 +72,23 @@ class Voice:
         self._pipes = open_dagster_pipes(context_loader=PipesS3ContextLoader(client), message_writer=self._writer)
 
     def hush(self, secrets: Iterable[str]) -> None:
-        """Never say these, whoever prints them."""
-        self._secrets = tuple(sorted({secret for secret in secrets if len(secret) >= FEWEST}, key=len, reverse=True))
+        """Never say these either, whoever prints them; of one with several lines, no line."""
+        lines = {line for secret in secrets for line in (secret, *secret.splitlines()) if len(line) >= FEWEST}
+        self._secrets = tuple(sorted(lines | set(self._secrets), key=len, reverse=True))
 
     def hide(self, text: str) -> str:
         """The text without any of the job's secrets."""
         for secret in self._secrets:
             text = text.replace(secret, HIDDEN)
         return text
+
+    def hidden(self, value: Any) -> Any:
+        """The same for every text of a JSON value."""
+        if isinstance(value, Mapping):
+            return {self.hide(name): self.hidden(one) for name, one in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.hidden(one) for one in value]
+        return self.hide(value) if isinstance(value, str) else value
 
     def say(self, text: str) -> None:
         """One line; its mark tells how bad it is, as on the console of `medpipe run`."""
@@ -101,7 +110,7 @@ class Voice:
     def tell(self, message: Mapping[str, Any]) -> None:
         """A message for the Dagster step only."""
         if self._pipes:
-            self._pipes.report_custom_message(json.loads(self.hide(json.dumps(message))))
+            self._pipes.report_custom_message(self.hidden(message))
 
     def close(self, goes_on: bool) -> None:
         """Send what is left and compress the log. `goes_on`: SageMaker may start this job again, and Dagster is to wait for that."""

@@ -6,6 +6,7 @@ training job as SageMaker would (containers.py): channels from S3, the container
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -56,7 +57,7 @@ def smoke_profile(folder: Path, **aws: Any) -> None:
 
     settings = yaml.safe_load((ROOT / "medpipe" / "profiles" / "smoke.yaml").read_text(encoding="utf-8"))
     settings["aws"] |= {"launcher": "sagemaker", "poll_seconds": 0.5, "evaluate": False, **aws}
-    settings["evaluation"] |= {"systems": ["sft_team", "maporl_team"], "max_questions": 2}
+    settings["evaluation"] |= {"systems": ["sft_team", "maporl_team"], "max_questions": 2, "coalitions": 0, "bootstrap": 50}
     (folder / "profile.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
 
 
@@ -116,6 +117,8 @@ def test_every_command_of_the_page_from_an_empty_account_to_an_evaluated_team(aw
             adapted = commands.replace("export MEDPIPE_PROFILE=sagemaker-qwen2.5\n", "")
             done = shell(adapted, workspace, variables)
             said += done.stdout + done.stderr
+            if "aws upload" in commands:
+                assert re.search("splits/train +unchanged", done.stdout + done.stderr)  # or the fixture has not made what is wanted
             if "aws setup" in commands:
                 speak_plainly(aws, "my-hospital-medpipe")
             kept = (workspace / "environment").read_text().split("\0")
@@ -141,7 +144,7 @@ def test_every_command_of_the_page_from_an_empty_account_to_an_evaluated_team(aw
     assert all(0 <= first[name] <= 1 for name in FIGURES)
     summary = store.read_json(workspace / "outputs" / "evaluation" / "synthetic_heldout" / "summary.json")
     assert "maporl_team" in summary["systems"]
-    assert CANARY not in said
+    assert CANARY not in said and CANARY not in json.dumps(requests)
     for path in (workspace / "outputs").rglob("*"):
         assert not path.is_file() or CANARY.encode() not in path.read_bytes(), path
 
@@ -168,10 +171,16 @@ def launch(workspace: Path, variables: dict[str, str]) -> subprocess.Popen[str]:
     return subprocess.Popen(["medpipe", "aws", "launch"], cwd=workspace, env=variables, stdout=said, stderr=said, text=True)
 
 
-def test_an_interrupt_stops_the_job_and_the_sensor_stops_that_of_a_killed_launch(
+def test_a_failure_says_why_an_interrupt_stops_the_job_and_the_sensor_stops_that_of_a_killed_launch(
     running: tuple[SageMakerServer, dict[str, str]], workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server, variables = running
+    process = launch(workspace, variables)
+    [failed] = wait_until(lambda: paid_for(server), "a job runs")
+    server.end(failed, End("Failed", "CapacityError: Unable to provision requested ML compute capacity. Please retry."))
+    assert process.wait(120) != 0
+    assert "Unable to provision requested ML compute capacity" in failure(workspace)
+
     process = launch(workspace, variables)
     [first] = wait_until(lambda: paid_for(server), "a job runs")
     process.send_signal(signal.SIGINT)
@@ -190,7 +199,7 @@ def test_an_interrupt_stops_the_job_and_the_sensor_stops_that_of_a_killed_launch
     from medpipe.resources import Profile
 
     profile = Profile(name="profile.yaml")
-    sensor = sweep_sensor(profile.settings())
+    sensor = sweep_sensor()
 
     def swept() -> bool:  # the dead launch's steps end a moment after it
         with dagster_of(workspace) as instance, dg.build_sensor_context(instance, resources={"profile": profile}) as context:
@@ -199,6 +208,15 @@ def test_an_interrupt_stops_the_job_and_the_sensor_stops_that_of_a_killed_launch
 
     wait_until(swept, "the sensor has stopped the orphan")
     assert server.status(second) in ("Stopping", "Stopped")
+
+
+def failure(workspace: Path) -> str:
+    """What Dagster's last run says of the step that failed."""
+    with dagster_of(workspace) as instance:
+        run = instance.get_runs(limit=1)[0]
+        [event] = instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE).records
+    assert event.event_log_entry.dagster_event and event.event_log_entry.step_key == "models_on_sagemaker"
+    return str(event.event_log_entry.dagster_event.event_specific_data)
 
 
 def paid_for(server: SageMakerServer) -> list[str]:

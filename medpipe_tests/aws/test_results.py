@@ -114,6 +114,14 @@ def another_hash(left: Left) -> None:
     left.listed["assets"][TEAM] = "0" * 64
 
 
+def another_path(left: Left) -> None:
+    left.listed["assets"]["../../elsewhere"] = "0" * 64
+
+
+def too_few(left: Left) -> None:
+    del left.listed["assets"][TEAM]
+
+
 def no_manifest(left: Left) -> None:
     (left.final / TEAM / store.MANIFEST).unlink()
 
@@ -128,6 +136,7 @@ def other_code(left: Left) -> None:
     ("change", "words"),
     [
         (damage, "maporl_team with weights"), (another_launch, "launch eeeeeeeeeeee"), (another_hash, "another hash"),
+        (another_path, r"a list of \.\./\.\./elsewhere"), (too_few, "a list of models/analyst, models/base, models/planner"),
         (no_manifest, "manifest"), (other_code, "do not stand for this machine's settings and code"),
     ],
 )  # fmt: skip
@@ -157,7 +166,17 @@ def test_an_archive_that_reaches_out_of_its_folder_is_refused(left: Left, name: 
         left.bring_back(description)
 
 
-def test_results_that_were_deleted_are_seen(left: Left) -> None:
+def test_models_that_were_deleted_are_seen_and_lost_logs_cost_no_training(left: Left) -> None:
     description = left.send()
     left.aws.s3.delete_object(Bucket=left.aws.bucket, Key=f"medpipe/jobs/{JOB}/output/output.tar.gz")
+    assert results.are_there(description, left.aws.account)
+    assert TEAM in left.bring_back(description)
+    left.aws.s3.delete_object(Bucket=left.aws.bucket, Key=f"medpipe/jobs/{JOB}/output/model.tar.gz")
     assert not results.are_there(description, left.aws.account)
+
+
+def test_what_the_job_said_last_is_what_must_come_back(left: Left) -> None:
+    description = left.send()
+    with pytest.raises(MedpipeError, match="maporl_team with other content than the job said"):
+        results.bring_back(description, left.here, LAUNCH, left.inputs, left.aws.account, print, {TEAM: "0" * 64})
+    assert results.standing(left.here, left.inputs) is None

@@ -11,15 +11,16 @@ import pytest
 
 from medpipe import store
 from medpipe.config import Release
-from medpipe.evaluation.guide import LAST_SHARE, MEANING, figures, markdown, of_iteration, table
+from medpipe.evaluation.guide import LAST_SHARE, MEANING, figures, markdown, of_folders, of_iteration, table
 from medpipe.schema import Manifest
 from medpipe.tuning import trial
 
 PARTS = ("collaboration", "relevance", "safety")
 
 
-def finish(folder: Path, status: Any = "ok") -> None:
-    store.write_json(folder / store.MANIFEST, Manifest(task="", fingerprint="", sha256="", files={}, status=status).model_dump())
+def finish(folder: Path, status: Any = "ok", of_team: str = "this team") -> None:
+    manifest = Manifest(task="", fingerprint="", sha256="this team", files={}, status=status, inputs={"models/maporl_team": of_team})
+    store.write_json(folder / store.MANIFEST, manifest.model_dump())
 
 
 def co_trained(outputs: Path, *, parts: bool = True, iterations: int = 8) -> None:
@@ -62,6 +63,9 @@ def test_what_was_not_measured_is_left_out(tmp_path: Path) -> None:
     assert set(figures(tmp_path)) == {"train:accuracy", "eval:accuracy"}
     evaluated(tmp_path, "medxpertqa", sft_agent=0.5)
     assert set(figures(tmp_path)) == {"train:accuracy"}
+    evaluated(tmp_path, "medxpertqa", maporl_team=0.5)
+    finish(tmp_path / "evaluation" / "medxpertqa", of_team="another team")
+    assert set(figures(tmp_path)) == {"train:accuracy"}
     (tmp_path / "models" / "maporl_team" / store.MANIFEST).unlink()
     assert figures(tmp_path) == {}
 
@@ -73,7 +77,7 @@ def test_a_benchmark_that_could_not_be_had_gives_no_figure(tmp_path: Path) -> No
 
 def test_the_table_says_what_each_figure_is_and_what_is_missing(tmp_path: Path) -> None:
     evaluated(tmp_path, "medxpertqa", maporl_team=0.5, sft_agent=0.25)
-    found = figures(tmp_path)
+    found = of_folders(None, tmp_path / "evaluation" / "medxpertqa")
     assert [row["figure"] for row in table(found)] == ["eval:accuracy", "collaboration:bonus"]
     text = markdown(found)
     assert "| `collaboration:bonus` | 0.2500 |" in text
