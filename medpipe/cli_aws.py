@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import shlex
 import threading
-import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -144,7 +142,7 @@ def status(
     settings, client = _client(profile, overrides)
     for job in jobs.jobs_of(client, "medpipe-"):
         print(f"{job['TrainingJobName']:<50} {job['TrainingJobStatus']:<12} {job['CreationTime']:%Y-%m-%d %H:%M}")
-    for line in tuning.searches(client, settings.outputs):
+    for line in tuning.open_searches(client, settings.outputs):
         print(line)
     for name in jobs.orphans(settings.outputs):
         print(f"!! {name} was started by a run that is gone: `medpipe aws launch` takes it up, `medpipe aws stop --orphans` ends it")
@@ -181,16 +179,15 @@ def stop(
     orphans: Annotated[bool, typer.Option("--orphans", help="all that runs of this machine left behind")] = False,
 ) -> None:
     """Stop a job or a search, or all jobs that killed runs of this machine left."""
+    from medpipe.assets.sagemaker import sweep
     from medpipe.aws import jobs, tuning
-    from medpipe.aws.account import Account
 
     if bool(name) == orphans:
         raise MedpipeError(got="a name and --orphans, or neither", expected="one of them", where="medpipe aws stop",
                            do="see the names with `medpipe aws status`")  # fmt: skip
     settings, client = _client(profile, overrides)
     if orphans:
-        account = Account.of(settings.aws)
-        swept = jobs.sweep(lambda region: replace(account, region=region).client("sagemaker"), settings.outputs, time.time(), print)
+        swept = sweep(settings, print)
         print("\n".join(f"stopped {one}" for one in swept.stopped) or "there was none to stop")
         for one in swept.unknown:
             print(f"!! {one} may run, and this account does not know it: stop it under the account that started it")

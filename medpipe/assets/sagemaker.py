@@ -25,7 +25,7 @@ from medpipe.aws import jobs, prices, results
 from medpipe.aws.account import Account
 from medpipe.aws.channels import EVALUATED, pack, send, trained_keys
 from medpipe.aws.logs import Tail
-from medpipe.aws.request import Launch, training_job
+from medpipe.aws.request import Launch, account_of, training_job
 from medpipe.config import Settings, without_password
 from medpipe.errors import MedpipeError
 from medpipe.evaluation import guide
@@ -174,7 +174,13 @@ def sweep_sensor() -> dg.SensorDefinition:
 def sweep(settings: Settings, say: Callable[[str], None]) -> jobs.Swept:
     """Stop what dead launchers of this machine left, in each region."""
     account = Account.of(settings.aws)
-    return jobs.sweep(lambda region: replace(account, region=region).client("sagemaker"), settings.outputs, time.time(), say)
+    return jobs.sweep(
+        lambda region: replace(account, region=region).client("sagemaker"),
+        settings.outputs,
+        time.time(),
+        say,
+        account=account_of(account.role),
+    )
 
 
 def console_address(region: str, name: str) -> str:

@@ -2,6 +2,7 @@
 
     described(client, name)            # None where SageMaker knows no such job, or not yet
     stop(client, name)                 # and see that it is being stopped
+    jobs_of(client, "medpipe-")        # newest first
 
 What is told here may be out of date, but for a final status. Left out: whose job it is, and what to do next (medpipe/aws/jobs.py).
 """
@@ -38,6 +39,12 @@ def described(client: Any, name: str) -> Description | None:
 def status_of(description: Description | None) -> str:
     """InProgress, Completed, Failed, Stopping, Stopped; empty without a description."""
     return description["TrainingJobStatus"] if description else ""
+
+
+def account_in(description: Description | None) -> str:
+    """The number of the account that a described job is of, by its ARN; empty without one."""
+    parts = (description or {}).get("TrainingJobArn", "").split(":")
+    return parts[4] if len(parts) > 4 else ""
 
 
 def stop(client: Any, name: str, pause: Pause = time.sleep) -> str:
@@ -82,6 +89,26 @@ def _stopped(client: Any, name: str, pause: Pause) -> str:
             got=f"{status or 'no description'} after it was told to stop", expected="Stopping", where=name, do=f"medpipe aws stop {name}"
         )
     return ""
+
+
+def has_ended(client: Any, name: str) -> bool:
+    """Whether a job has ended, in whatever way; one that SageMaker does not know has not."""
+    with explained(f"looking at {name}"):
+        return status_of(described(client, name)) in FINAL
+
+
+def jobs_of(client: Any, prefix: str, most: int = 100) -> list[dict[str, Any]]:
+    """Summaries of the jobs whose names begin so, newest first."""
+    with explained("listing training jobs"):
+        pages = client.get_paginator("list_training_jobs").paginate(
+            NameContains=prefix, SortBy="CreationTime", SortOrder="Descending", PaginationConfig={"PageSize": 100}
+        )
+        found: list[dict[str, Any]] = []
+        for page in pages:
+            found += [job for job in page["TrainingJobSummaries"] if job["TrainingJobName"].startswith(prefix)]
+            if len(found) >= most:
+                break
+        return found[:most]
 
 
 def growing(step: int) -> float:

@@ -19,7 +19,8 @@ from typing import Any
 from medpipe import store
 from medpipe.aws.account import Account
 from medpipe.aws.errors import explained
-from medpipe.aws.request import Launch
+from medpipe.aws.request import Launch, account_of
+from medpipe.aws.setup import location
 from medpipe.aws.sync import Sent, folder_files, upload
 from medpipe.config import Settings, digest
 from medpipe.errors import MedpipeError
@@ -44,7 +45,6 @@ CODE = (
     "pyproject.toml",
     "README.md",
 )
-FIRST_REGION = "us-east-1"  # the one whose name S3 leaves out
 SHORT = 12  # characters of a hash in a key or a name
 
 
@@ -104,7 +104,11 @@ def pack(settings: Settings, inputs: Mapping[str, Ref], account: Account, root: 
     files: dict[str, dict[str, Path]] = {places["code"]: code}
     for channel, keys in wanted.items():
         files[places[channel]] = {name: path for key in keys for name, path in folder_files(Path(inputs[key].path), key).items()}
-    return Parcel(Launch(whole, settings.name, **uris, environment={}, hyperparameters={}), files, {"place": places["launch"], **document})
+    return Parcel(
+        Launch(whole, settings.name, **uris, environment={}, hyperparameters={}, account=account_of(account.role)),
+        files,
+        {"place": places["launch"], **document},
+    )
 
 
 def send(parcel: Parcel, account: Account, say: Callable[[str], None], kms_key: str = "") -> Sent:
@@ -129,7 +133,7 @@ def send(parcel: Parcel, account: Account, say: Callable[[str], None], kms_key: 
 def _refuse_other_region(client: Any, account: Account) -> None:
     """S3 answers from everywhere, so an upload would succeed, and the job, which reads its own region only, would fail later."""
     with explained(f"looking for the bucket {account.bucket}"):
-        there = client.get_bucket_location(Bucket=account.bucket)["LocationConstraint"] or FIRST_REGION
+        there = location(client, account.bucket)
     if there != account.region:
         raise MedpipeError(
             got=f"the bucket {account.bucket} in {there}", expected=f"one in {account.region}, where the job runs", where="aws.bucket",

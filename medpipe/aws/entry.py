@@ -71,6 +71,13 @@ class Stopped(BaseException):
 class RunFailed(MedpipeError):
     """A `medpipe run` of this job ended with a failure; what it made before may be all that was asked for."""
 
+    def __init__(self, why: str, select: str) -> None:
+        self.why = why
+        super().__init__(
+            got=f"a run that failed: {why}", expected="every asset made", where=f"--select {select}",
+            do="mend what it says and launch again; what is finished is kept among the checkpoints and not made again",
+        )  # fmt: skip
+
 
 class _Outputs(Bench):
     """A tuning trial's ruler, laid on an outputs folder."""
@@ -143,10 +150,9 @@ class Work:
         try:
             self._train(given, models, watch, look, leader)
         except RunFailed as failure:
-            missing = self._missing(given, models)
-            if missing:
+            if not models or self._missing(given, models):
                 raise
-            self._voice.say(f"medpipe: ! every model is made, and yet their run failed: {failure}. They are kept, checks go with them")
+            self._voice.say(f"medpipe: ! every model is made and kept, and yet their run failed: {failure.why}")
             self.evaluation_error = "not begun: the run of the models failed" if rest else ""
             return
         if not rest:
@@ -157,8 +163,8 @@ class Work:
             if not models:
                 raise
             lacking = [key for key in evaluations(rest) if not (given.settings.outputs / key / store.MANIFEST).is_file()]
-            self.evaluation_error = self._voice.hide(f"not finished: {', '.join(lacking) or 'nothing'}; {failure}")
-            self._voice.say(f"medpipe: !! the models are made and kept, but their evaluation failed; {self.evaluation_error}")
+            self.evaluation_error = self._voice.hide(f"not finished: {', '.join(lacking) or 'nothing'}; {failure.why}")
+            self._voice.say(f"medpipe: !! the models are made and kept, but their evaluation failed: {self.evaluation_error}")
 
     def _train(self, given: Given, models: str, watch: Watch, look: Callable[[], None], leader: hosts.Leader | None) -> None:
         settings = given.settings
@@ -226,11 +232,7 @@ class Work:
         if status and self._asked.is_set():  # it may have failed because the machine is being taken away
             raise Stopped
         if status:
-            raise RunFailed(
-                got=f"a run that failed: {' · '.join(self._voice.complaints) or f'status {status}, and it said nothing'}",
-                expected="every asset made", where=f"--select {select}",
-                do="mend what it says and launch again; what is finished is kept among the checkpoints and not made again",
-            )  # fmt: skip
+            raise RunFailed(" · ".join(self._voice.complaints) or f"status {status}, and it said nothing", select)
 
     def _carry_out(self, words: Sequence[str], more: Mapping[str, str], look: Callable[[], None]) -> int:
         """Run a command that ends with this process, and pass on what it says."""

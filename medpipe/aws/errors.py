@@ -56,8 +56,8 @@ class Row(NamedTuple):
 
 
 FRESH = (
-    "`aws sso login`, or export fresh AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN; `aws sts get-caller-identity` "
-    "shows who you are"
+    "export fresh AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, or AWS_PROFILE (one of SSO after `aws sso login`); "
+    "`medpipe aws check` shows who you are"
 )
 REGION = "set AWS_REGION, or aws.region in the profile, to the region of the bucket ({region}); the image and the job must be there too"
 CREDENTIALS = "AWS credentials that can be used"
@@ -130,8 +130,8 @@ CALLS: tuple[Row, ...] = (
 
 CONNECTIONS: tuple[Row, ...] = (  # exceptions that botocore raises without an answer, by class
     Row("PartialCredentialsError", "", "half of AWS's credentials ({said})", CREDENTIALS, FRESH),
-    Row("ProfileNotFound", "", "an AWS profile that does not exist ({said})", CREDENTIALS, "correct AWS_PROFILE; `aws configure "
-        "list-profiles` lists them"),
+    Row("ProfileNotFound", "", "an AWS profile that does not exist ({said})", CREDENTIALS, "correct AWS_PROFILE: ~/.aws/config and "
+        "~/.aws/credentials have their names; `medpipe aws check` shows who you are"),
     Row("NoCredentialsError CredentialRetrievalError NoAuthTokenError TokenRetrievalError SSOError LoginError UnknownCredentialError "
         "MetadataRetrievalError", "", "no AWS credentials ({code})", CREDENTIALS, FRESH),
     Row("NoRegionError InvalidRegionError UnknownRegionError ServiceNotInRegionError", "", "no region that can be used ({said})", "the "
@@ -149,10 +149,11 @@ CONNECTIONS: tuple[Row, ...] = (  # exceptions that botocore raises without an a
     Row("", "", "{code} ({said})", "a call that botocore can make", "check the settings under aws; if medpipe is at fault, report it"),
 )  # fmt: skip
 
-SPOT_AGAIN = (
-    "run the same command again: training goes on from its checkpoints{checkpoints}; aws.max_wait_hours larger, or "
-    "aws.spot=false for a machine that stays"
+KEPT = (
+    "training goes on from its checkpoints{checkpoints}, if nothing but aws.max_hours, aws.max_wait_hours, aws.volume_gb, aws.spot or "
+    "the network's settings is changed: all else makes another launch, which begins anew"
 )
+SPOT_AGAIN = "run the same command again, with a larger aws.max_wait_hours, or aws.spot=false for a machine that stays: " + KEPT
 LOG = "see its log: `medpipe aws logs {name}`"
 ENDS: tuple[Row, ...] = (  # `codes`: the kind before the colon of FailureReason, or the job's status, or one of its secondary statuses
     Row("AlgorithmError", "", "a failed training ({said})", "one that ends well", "mend what it names, then launch again; " + LOG),
@@ -163,7 +164,7 @@ ENDS: tuple[Row, ...] = (  # `codes`: the kind before the colon of FailureReason
     Row("MaxWaitTimeExceeded", "", "no spot machine for long enough within aws.max_wait_hours ({wait} h)", "a finished training",
         SPOT_AGAIN),
     Row("MaxRuntimeExceeded", "", "a training that SageMaker ended after aws.max_hours ({runtime} h)", "a finished training",
-        "run it again with a larger aws.max_hours (`medpipe aws cost` estimates it): it goes on from its checkpoints{checkpoints}"),
+        "run it again with a larger aws.max_hours (`medpipe aws cost` estimates it): " + KEPT),
     Row("", r"(?i)spot.*(interrupt|reclaim)", "a spot machine that AWS took back ({said})", "a finished training", SPOT_AGAIN),
     Row("", IMAGE, "an image that SageMaker can't use ({said})", "an image in ECR", MEND_IMAGE),
     Row("", ROLE, "a role that SageMaker can't work under ({said})", TRUST, MEND_ROLE),
@@ -175,7 +176,7 @@ ENDS: tuple[Row, ...] = (  # `codes`: the kind before the colon of FailureReason
     Row("InternalServerError", "", "an error inside AWS ({said})", "a finished training", "launch again; https://health.aws.amazon.com "
         "tells of outages"),
     Row("Stopped", "", "a job that somebody stopped", "a finished training",
-        "run the same command again: training goes on from its checkpoints{checkpoints}"),
+        "run the same command again: " + KEPT),
     Row("", "", "a job that {status} ({said})", "a finished training", LOG),
 )  # fmt: skip
 

@@ -8,7 +8,8 @@
 
 Words are small objects below share/<job name>/ in S3. A job that SageMaker starts again has its old name, so words of the first host
 count for those only whose hello they repeat: a hello is drawn anew at each start. Whoever fails says so, and the others end: no
-instance is paid for waiting. Left out: work on several hosts other than the co-training.
+instance is paid for waiting. A check that fails on the team, or its evaluation, is no failure: the models are made, and all end well.
+Left out: work on several hosts other than the co-training.
 """
 
 from __future__ import annotations

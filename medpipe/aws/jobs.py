@@ -23,7 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from medpipe.aws import intents
-from medpipe.aws.calls import FINAL, RETRIED, STEPS, Description, Pause, described, growing, passing, refused, status_of, stop
+from medpipe.aws.calls import FINAL, RETRIED, STEPS, Description, Pause, account_in, described, growing, passing, refused, status_of, stop
+from medpipe.aws.calls import has_ended as has_ended  # callers find all about jobs in one place
+from medpipe.aws.calls import jobs_of as jobs_of
 from medpipe.aws.errors import ending, explained, masked
 from medpipe.aws.intents import Intent
 from medpipe.aws.request import Launch
@@ -322,26 +324,6 @@ def orphans(outputs: Path) -> list[str]:
     return found
 
 
-def has_ended(client: Any, name: str) -> bool:
-    """Whether a job has ended, in whatever way; one that SageMaker does not know has not."""
-    with explained(f"looking at {name}"):
-        return status_of(described(client, name)) in FINAL
-
-
-def jobs_of(client: Any, prefix: str, most: int = 100) -> list[dict[str, Any]]:
-    """Summaries of the jobs whose names begin so, newest first."""
-    with explained("listing training jobs"):
-        pages = client.get_paginator("list_training_jobs").paginate(
-            NameContains=prefix, SortBy="CreationTime", SortOrder="Descending", PaginationConfig={"PageSize": 100}
-        )
-        found: list[dict[str, Any]] = []
-        for page in pages:
-            found += [job for job in page["TrainingJobSummaries"] if job["TrainingJobName"].startswith(prefix)]
-            if len(found) >= most:
-                break
-        return found[:most]
-
-
 def sweep(
     client_of: Callable[[str], Any], outputs: Path, now: float, say: Say = print, pause: Pause = time.sleep, account: str = ""
 ) -> Swept:
@@ -382,18 +364,16 @@ def _look_after(
     client_of: Callable[[str], Any], home: Path, intent: Intent, now: float, say: Say, pause: Pause, account: str, swept: Swept
 ) -> None:
     """Look after one job without a launcher."""
+    description = None
+    if intents.same_account(intent.account, account):
+        client = client_of(intent.region)
+        description = described(client, intent.name)
+        account = account_in(description) or account
     if not intents.same_account(intent.account, account):
-        say(f"{intent.name} is of account {intent.account}, these credentials are of {account}: it may run; stop it with those of its own")
+        say(f"{intent.name} may run: it is of account {intent.account}, and these credentials are of {account}. Stop it with its own")
         swept.unknown.append(intent.name)
         return
-    client = client_of(intent.region)
-    description = described(client, intent.name)
     status = status_of(description)
-    theirs = _account(description)
-    if not intents.same_account(intent.account, theirs):
-        say(f"{intent.name} is of account {intent.account}, that of {theirs} is another one: it may run; stop it with its own credentials")
-        swept.unknown.append(intent.name)
-        return
     running = status == "InProgress"
     if running:
         say(f"{intent.name} runs without its launcher: stopping it")
@@ -403,21 +383,13 @@ def _look_after(
     elif status:
         intents.write(home, intent.now("created", status))
     elif intent.age_seconds(now) > FORGOTTEN_SECONDS:
-        if intent.state == "intended" and intent.account == account:
+        if intent.state == "intended" and intent.account in ("", account):
             intents.write(home, intent.now("ended", "never made"))
         else:
-            say(
-                f"{intent.name} may run, and this account does not know it in {intent.region}: was it another one? Its record stays in {home}"
-            )
+            say(f"{intent.name} may run: this account does not know it in {intent.region}. Was it another's? Its record stays in {home}")
             swept.unknown.append(intent.name)
     if running and status not in ("Completed", "Failed"):
         swept.stopped.append(intent.name)
-
-
-def _account(description: Description | None) -> str:
-    """Whose a described job is, by its ARN."""
-    parts = (description or {}).get("TrainingJobArn", "").split(":")
-    return parts[4] if len(parts) > 4 else ""
 
 
 def _changed(description: Description) -> datetime:

@@ -24,11 +24,14 @@ Say = Callable[[str], None]
 POLICIES = Path("deploy") / "aws"
 ROLE_NAME = "medpipe-job"
 REPOSITORY = "medpipe"
+TAG = "0.1.0"  # of the image that is to be pushed, as docs/aws.md has it
 INLINE, INLINE_VPC = "medpipe-job", "medpipe-job-vpc"
 TLS_SID = "MedpipeTlsOnly"
 UPLOAD_DAYS, CHECKPOINT_DAYS = 7, 30
 FIRST_REGION = "us-east-1"
 """The one region whose name S3 does not take as a location."""
+OLD_NAMES = {"EU": "eu-west-1"}
+"""Locations of old buckets that are not called like their region."""
 
 
 def make_account(
@@ -61,10 +64,10 @@ def make_account(
         role = _make_role(account, say, role_name, trust, policies)
     with explained(f"making the repository {repository}"):
         uri = _make_repository(account, say, repository)
-    exports = {"MEDPIPE_AWS_BUCKET": bucket, "MEDPIPE_AWS_ROLE": role, "MEDPIPE_AWS_IMAGE": f"{uri}:0.1.0-cuda"}
+    exports = {"MEDPIPE_AWS_BUCKET": bucket, "MEDPIPE_AWS_ROLE": role, "MEDPIPE_AWS_IMAGE": f"{uri}:{TAG}"}
     for name, value in exports.items():
         say(f"export {name}={value}")
-    say(f"the image is not made here: build and push deploy/docker as {uri}:0.1.0-cuda, or export the URI of one of AWS's PyTorch")
+    say(f"the image is not made here: build and push deploy/docker as {uri}:{TAG}, or export the URI of one of AWS's PyTorch")
     say("training images in this region as MEDPIPE_AWS_IMAGE (deploy/aws/README.md has the commands)")
     return exports
 
@@ -138,6 +141,22 @@ def _make_bucket(account: Account, say: Say, values: dict[str, str]) -> None:
     _let_expire(client, say, bucket, account)
 
 
+def location(client: Any, bucket: str, owner: str = "") -> str:
+    """The region in which a bucket lies.
+
+    Args:
+        client: of S3.
+        bucket: its name.
+        owner: number of the account that it must be of; empty: of any.
+
+    Raises:
+        ClientError: S3 knows no such bucket, or does not say; `explained` makes a message of it.
+    """
+    owned = {"ExpectedBucketOwner": owner} if owner else {}
+    said = client.get_bucket_location(Bucket=bucket, **owned)["LocationConstraint"] or FIRST_REGION
+    return OLD_NAMES.get(said, said)
+
+
 def _region_of_bucket(client: Any, bucket: str, owner: str) -> str | None:
     """Where the bucket lies, None where there is none.
 
@@ -147,7 +166,7 @@ def _region_of_bucket(client: Any, bucket: str, owner: str) -> str | None:
     from botocore.exceptions import ClientError
 
     try:
-        return client.get_bucket_location(Bucket=bucket, ExpectedBucketOwner=owner)["LocationConstraint"] or FIRST_REGION
+        return location(client, bucket, owner)
     except ClientError as error:
         code = error.response["Error"]["Code"]
         if code == "NoSuchBucket":
@@ -239,7 +258,7 @@ def _make_role(account: Account, say: Say, name: str, trust: dict[str, Any], pol
     elif role["AssumeRolePolicyDocument"] != trust:
         raise MedpipeError(
             got=f"a role {name} with another trust policy", expected=f"the one of {POLICIES / 'job-trust.json'}", where="IAM",
-            do="give another name (--role), or correct the role's trust policy if it is meant for medpipe",
+            do="give another name (--role-name), or correct the role's trust policy if it is meant for medpipe",
         )  # fmt: skip
     else:
         say(f"role {name}: there already")

@@ -5,7 +5,8 @@
 
 As `medpipe tune` (docs/tuning.md) it never looks at a benchmark: the goal is `team:value`, what the team's answers were worth in
 the last quarter of co-training, by the reward's components. A benchmark that chose the settings could not judge them afterwards, so
-trials do not evaluate and are given no benchmark (`of_trials`). Left out: pruning, and going on with an ended search.
+trials do not evaluate and are given no benchmark (`of_trials`). A search needs no launcher: it goes on by itself, ends by its caps, and no
+sweep stops it. Left out: pruning, and going on with an ended search; one that failed or was stopped is begun anew (`next_attempt`).
 
 A tuning job takes no entry point for the container. AWS's images are told the script by two hyperparameters; an own image is
 started with the argument `train`, which deploy/docker/start knows. It has no place for checkpoints here either: trials share one
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,8 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from medpipe import store
+from medpipe.aws import prices
 from medpipe.aws.account import Account
-from medpipe.aws.calls import unknown
+from medpipe.aws.calls import RETRIED, refused, unknown
 from medpipe.aws.errors import explained
 from medpipe.aws.request import Launch, training_job
 from medpipe.config import Settings, digest
@@ -112,6 +115,24 @@ def tuning_name(settings: Settings, launch: Launch, trials: int, parallel: int, 
     return f"{NAMED}{digest(identity)[:12]}-a{attempt}"
 
 
+def is_search(name: str) -> bool:
+    """Whether a name is a search's; its trials' begin with it, and go on."""
+    return re.fullmatch(rf"{NAMED}[0-9a-f]{{12}}-a\d+", name) is not None
+
+
+def next_attempt(client: Any, settings: Settings, launch: Launch, trials: int, parallel: int, say: Callable[[str], None]) -> str:
+    """The name to start or take up: of the first attempt that neither failed nor was stopped."""
+    attempt = 1
+    while True:
+        name = tuning_name(settings, launch, trials, parallel, attempt)
+        with explained(f"looking for the tuning job {name}"):
+            found = _described(client, name) or {}
+        if found.get("HyperParameterTuningJobStatus", "") not in RETRIED:
+            return name
+        say(f"tuning job {name}: {found['HyperParameterTuningJobStatus']}; the next attempt is due")
+        attempt += 1
+
+
 def tuning_job(settings: Settings, account: Account, launch: Launch, name: str, trials: int, parallel: int) -> dict[str, Any]:
     """The whole CreateHyperParameterTuningJob request; a pure function.
 
@@ -175,7 +196,7 @@ def tune(client: Any, request: Mapping[str, Any], home: Path, say: Callable[[str
     name = request["HyperParameterTuningJobName"]
     record = home / f"{name}.json"
     home.mkdir(parents=True, exist_ok=True)
-    asked = {"name": name, "request": digest(request)}
+    asked = {"name": name, "request": digest(request), "region": client.meta.region_name}
     store.write_json(record, {**asked, "state": "asked"})
     with explained(f"starting the tuning job {name}"):
         found = _described(client, name)
@@ -185,23 +206,59 @@ def tune(client: Any, request: Mapping[str, Any], home: Path, say: Callable[[str
                 say(f"tuning job {name}: started, {_told(request)}")
             except ClientError as error:
                 if error.response["Error"]["Code"] != "ResourceInUse":
+                    if refused(error):
+                        store.write_json(record, {**asked, "state": "refused"})
                     raise
                 say(f"tuning job {name}: it was accepted before, taken up")
             found = _described(client, name) or {}
         else:
             say(f"tuning job {name}: there already ({found['HyperParameterTuningJobStatus']}), taken up")
-    store.write_json(
-        record, {"name": name, "state": "started", "request": digest(request), "arn": found.get("HyperParameterTuningJobArn", "")}
-    )
+    store.write_json(record, {**asked, "state": "started", "arn": found.get("HyperParameterTuningJobArn", "")})
     return _standing(name, found)
 
 
 def search(settings: Settings, account: Account, launch: Launch, trials: int, parallel: int, say: Callable[[str], None]) -> list[str]:
-    """Start a search, or find it again, and tell how far it is; its record lies in outputs/aws/tuning."""
-    name = tuning_name(settings, launch, trials, parallel)
+    """Start a search, or find it again, and tell how far it is and what it may still cost; its record lies in outputs/aws/tuning.
+
+    It goes on without this process, and no sweep stops it: `medpipe aws stop` does.
+    """
+    client = account.client("sagemaker")
+    name = next_attempt(client, settings, launch, trials, parallel, say)
     request = tuning_job(settings, account, launch, name, trials, parallel)
-    now = tune(account.client("sagemaker"), request, settings.outputs / "aws" / "tuning", say)
-    return now.lines()
+    now = tune(client, request, _home(settings.outputs), say)
+    if now.ended:
+        return now.lines()
+    hours = request["HyperParameterTuningJobConfig"]["ResourceLimits"]["MaxRuntimeInSeconds"] / 3600
+    free = settings.aws.model_copy(update={"budget_usd": prices.UNLIMITED})  # what may be spent was asked before
+    most = prices.refuse_above_budget(free, jobs=trials)
+    return [
+        *now.lines(),
+        f"it goes on by itself, whether or not this machine runs, until all trials have ended, for {hours:g} h at most; "
+        f"how far it is: medpipe aws status; stop it: medpipe aws stop {name}; at most {most}",
+    ]
+
+
+def open_searches(client: Any, outputs: Path) -> list[str]:
+    """What to print of the searches that this machine started and that have not ended; those in other regions are named only."""
+    told, here = [], client.meta.region_name
+    for record in sorted(_home(outputs).glob(f"{NAMED}*.json")):
+        known = store.read_json(record)
+        name, region = known["name"], known.get("region", here)
+        if known["state"] in ("ended", "refused"):
+            continue
+        if region != here:
+            told.append(f"{name}: in {region}, not looked at from {here}")
+            continue
+        with explained(f"asking for the tuning job {name}"):
+            found = _described(client, name)
+        now = _standing(name, found or {})
+        if found is None:
+            told.append(f"{name}: asked for, and this account does not know it (its record: {record})")
+        elif now.ended:
+            store.write_json(record, {**known, "state": "ended"})
+        else:
+            told += now.lines()
+    return told
 
 
 def status(client: Any, name: str) -> Standing:
@@ -281,6 +338,10 @@ def _variables(given: Mapping[str, str]) -> dict[str, str]:
             got=f"{len(kept)} variables", expected=f"at most {MOST_VARIABLES}", where="Environment of the tuning job", do="leave some out"
         )
     return kept
+
+
+def _home(outputs: Path) -> Path:
+    return outputs / "aws" / "tuning"
 
 
 def _described(client: Any, name: str) -> dict[str, Any] | None:

@@ -70,8 +70,8 @@ def world() -> World:
     return World()
 
 
-def carry_out(client: Any, outputs: Path, world: World, again: bool = False) -> dict[str, Any]:
-    with jobs.claimed(client, LAUNCH, outputs, world.said.append, poll_seconds=15, pause=world.pause, again=again) as job:
+def carry_out(client: Any, outputs: Path, world: World, usable: Callable[[Any], bool] | None = None) -> dict[str, Any]:
+    with jobs.claimed(client, LAUNCH, outputs, world.said.append, poll_seconds=15, pause=world.pause, usable=usable) as job:
         return job.finish(training_job(SETTINGS, ACCOUNT, LAUNCH, job.name))
 
 
@@ -79,6 +79,13 @@ def intent(outputs: Path) -> intents.Intent:
     found = intents.read(intents.folder(outputs), LAUNCH.digest)
     assert found is not None
     return found
+
+
+def swept(client: Any, outputs: Path, world: World, later: float = 0.0) -> list[str]:
+    """What a sweep stops, where it finds all that it looks for."""
+    found = jobs.sweep(lambda region: client, outputs, time.time() + later, world.said.append, world.pause)
+    assert found.unknown == []
+    return found.stopped
 
 
 def nothing() -> None:
@@ -100,7 +107,7 @@ def test_a_job_is_made_watched_and_described(server: SageMakerServer, client: An
     assert (intent(tmp_path).state, intent(tmp_path).status, intent(tmp_path).region) == ("ended", "Completed", REGION)
 
 
-def test_a_finished_job_is_taken_and_another_is_made_only_when_asked_for(
+def test_a_finished_job_is_taken_and_another_is_made_only_when_its_results_are_gone(
     server: SageMakerServer, client: Any, tmp_path: Path, world: World
 ) -> None:
     carry_out(client, tmp_path, world.then(lambda: server.end(FIRST)))
@@ -108,7 +115,10 @@ def test_a_finished_job_is_taken_and_another_is_made_only_when_asked_for(
     assert carry_out(client, tmp_path / "another machine", world)["TrainingJobName"] == FIRST
     assert server.accepted() == [FIRST]
     world.then(lambda: server.end(SECOND))
-    assert carry_out(client, tmp_path, world, again=True)["TrainingJobName"] == SECOND
+    lost = lambda description: description["TrainingJobName"] != FIRST  # noqa: E731
+    assert carry_out(client, tmp_path, world, lost)["TrainingJobName"] == SECOND
+    assert carry_out(client, tmp_path / "a third machine", world, lost)["TrainingJobName"] == SECOND  # the good one is found
+    assert server.accepted() == [FIRST, SECOND] and f"{FIRST}: Completed, without usable results; the next attempt is due" in world.said
 
 
 @pytest.mark.parametrize(
@@ -178,8 +188,8 @@ def test_a_create_that_nobody_ever_answers_leaves_an_open_intent_and_says_so(
     with pytest.raises(MedpipeError, match="no answer from AWS"):
         carry_out(client, tmp_path, world)
     assert intent(tmp_path).open and any(f"WARNING: {FIRST} may still run" in line for line in world.said)
-    assert jobs.sweep(client, tmp_path, time.time(), world.said.append, world.pause) == [] and intent(tmp_path).open
-    assert jobs.sweep(client, tmp_path, time.time() + 1000, world.said.append, world.pause) == [] and not intent(tmp_path).open
+    assert swept(client, tmp_path, world) == [] and intent(tmp_path).open
+    assert swept(client, tmp_path, world, 1000) == [] and not intent(tmp_path).open
 
 
 def test_a_refused_create_is_explained_and_closed(server: SageMakerServer, client: Any, tmp_path: Path, world: World) -> None:
@@ -199,7 +209,7 @@ def test_a_refusal_after_an_unanswered_call_closes_nothing(server: SageMakerServ
         carry_out(client, tmp_path, world)
     assert server.unfinished() == [FIRST] and intent(tmp_path).open
     server.clear_faults()
-    assert jobs.sweep(client, tmp_path, time.time(), world.said.append, world.pause) == [FIRST]
+    assert swept(client, tmp_path, world) == [FIRST]
 
 
 def test_aws_out_of_reach_for_a_while_does_not_end_the_watch(server: SageMakerServer, client: Any, tmp_path: Path, world: World) -> None:
@@ -237,7 +247,7 @@ def test_whatever_ends_the_launcher_stops_the_job(
     with pytest.raises(kind):
         carry_out(client, tmp_path, world.then(nothing, strike))
     assert server.status(FIRST) == "Stopping" and intent(tmp_path).open
-    assert jobs.sweep(client, tmp_path, time.time(), world.said.append, world.pause) == [] and server.unfinished() == []
+    assert swept(client, tmp_path, world) == [] and server.unfinished() == []
     assert intent(tmp_path).status == "Stopped" and not intent(tmp_path).open
 
 
@@ -268,8 +278,7 @@ def test_an_open_job_in_another_region_is_not_forgotten(server: SageMakerServer,
     intents.write(home, intents.Intent(LAUNCH.digest, FIRST, 1, "eu-west-1", intents.stamp(), "created"))
     with pytest.raises(MedpipeError, match=r"aws\.region=eu-west-1"):
         carry_out(client, tmp_path, world)
-    assert jobs.sweep(client, tmp_path, time.time() + 10_000, world.said.append) == [] and intent(tmp_path).open
-    assert server.journal == [] and "eu-west-1" in world.said[-1]
+    assert server.journal == [] and intent(tmp_path).open
 
 
 def test_a_record_that_cannot_be_read_is_named(client: Any, tmp_path: Path) -> None:
@@ -364,13 +373,13 @@ def test_the_sweeper_stops_a_dead_launchers_job_and_leaves_a_living_ones_alone(
     server: SageMakerServer, tmp_path: Path, launcher: int, world: World
 ) -> None:
     assert jobs.any_open(tmp_path) and jobs.orphans(tmp_path) == []
-    assert jobs.sweep(fresh(), tmp_path, time.time() + 10_000, world.said.append, world.pause) == []
+    assert swept(fresh(), tmp_path, world, 10_000) == []
     assert server.status(FIRST) == "InProgress"
     os.kill(launcher, signal.SIGKILL)
     os.waitpid(launcher, 0)
     assert jobs.orphans(tmp_path) == [FIRST]
-    assert jobs.sweep(fresh(), tmp_path, time.time(), world.said.append, world.pause) == [FIRST]
-    assert jobs.sweep(fresh(), tmp_path, time.time(), world.said.append, world.pause) == []
+    assert swept(fresh(), tmp_path, world) == [FIRST]
+    assert swept(fresh(), tmp_path, world) == []
     assert server.unfinished() == [] and not jobs.any_open(tmp_path)
 
 

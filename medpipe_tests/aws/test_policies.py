@@ -30,7 +30,7 @@ SIDES: dict[str, tuple[str, ...]] = {  # who runs a file, below medpipe/
     "assets/sagemaker.py": (LAUNCHER,),
     "cli_aws.py": (LAUNCHER,),
 }
-CHECKS = {"check_account", "_check_bucket", "_check_role", "_check_image", "_role", "_region_of_bucket"}
+CHECKS = {"check_account", "location", "_check_bucket", "_check_role", "_check_image", "_role", "_region_of_bucket"}
 """Functions of aws/setup.py that a launcher runs too."""
 
 ACTIONS: dict[str, tuple[str, ...]] = {  # boto3's name → what IAM must allow

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from medpipe.aws.account import Account
-from medpipe.aws.request import METRICS, Launch, training_job
+from medpipe.aws.request import METRICS, Launch, account_of, training_job
 from medpipe.config import Settings, load_profile
 from medpipe.errors import MedpipeError
 from medpipe_tests.aws.conftest import IMAGE, REGION, ROLE, Cloud
@@ -169,6 +169,11 @@ def test_what_sagemaker_would_refuse_is_refused_here(changes: dict[str, Any], aw
     with pytest.raises(MedpipeError, match=message) as refused:
         request(launch(**changes), **aws)
     assert "s3cret" not in str(refused.value)
+
+
+def test_the_account_is_read_from_the_roles_arn() -> None:
+    assert account_of(ROLE) == "123456789012" == account_of("arn:aws-us-gov:iam::123456789012:role/of/ours/medpipe-job")
+    assert account_of("") == account_of("medpipe-job") == account_of("arn:aws:s3:::bucket") == ""
 
 
 def test_an_account_without_an_image_is_refused() -> None:

@@ -12,7 +12,17 @@ import pytest
 from botocore.stub import Stubber
 
 from medpipe.aws.account import Account
-from medpipe.aws.setup import CHECKPOINT_DAYS, TLS_SID, UPLOAD_DAYS, _create_bucket, _region_of_bucket, check_account, filled, make_account
+from medpipe.aws.setup import (
+    CHECKPOINT_DAYS,
+    TLS_SID,
+    UPLOAD_DAYS,
+    _create_bucket,
+    _region_of_bucket,
+    check_account,
+    filled,
+    location,
+    make_account,
+)
 from medpipe.errors import MedpipeError
 from medpipe_tests.aws.conftest import ROLE, Cloud
 
@@ -73,7 +83,7 @@ def test_an_empty_account_gets_all_that_training_needs(aws: Cloud, names: dict[s
     assert found["repository"]["imageTagMutability"] == "IMMUTABLE"
     assert found["repository"]["imageScanningConfiguration"] == {"scanOnPush": True}
     assert {f"export {name}={value}" for name, value in exports.items()} <= set(said)
-    assert exports["MEDPIPE_AWS_IMAGE"].startswith(f"{NUMBER}.dkr.ecr.{region}.amazonaws.com/{names['repository']}:")
+    assert exports["MEDPIPE_AWS_IMAGE"] == f"{NUMBER}.dkr.ecr.{region}.amazonaws.com/{names['repository']}:0.1.0"
 
 
 def test_a_second_time_changes_nothing(aws: Cloud, names: dict[str, Any]) -> None:
@@ -115,6 +125,21 @@ def test_a_bucket_of_somebody_else_is_refused(aws: Cloud, names: dict[str, Any],
             _create_bucket(client, "us-east-1", names["bucket"])
 
 
+@pytest.mark.parametrize(("said", "region"), [("EU", "eu-west-1"), ("", "us-east-1"), ("eu-central-1", "eu-central-1")])
+def test_old_names_of_regions_are_known(aws: Cloud, said: str, region: str) -> None:
+    client = aws.s3
+    with Stubber(client) as stub:
+        stub.add_response("get_bucket_location", {"LocationConstraint": said}, {"Bucket": "old"})
+        assert location(client, "old") == region
+        stub.add_response("get_bucket_location", {"LocationConstraint": said}, {"Bucket": "old", "ExpectedBucketOwner": NUMBER})
+        assert _region_of_bucket(client, "old", NUMBER) == region
+
+
+def test_the_docs_show_the_tag_that_is_printed(aws: Cloud, names: dict[str, Any]) -> None:
+    image = make_account(in_region("us-east-1"), lambda line: None, **names | {"repository": "medpipe"})["MEDPIPE_AWS_IMAGE"]
+    assert f"export MEDPIPE_AWS_IMAGE={image}\n" in Path("docs/aws.md").read_text(encoding="utf-8")
+
+
 def test_a_bucket_in_another_region_is_refused(aws: Cloud, names: dict[str, Any]) -> None:
     make_account(in_region("eu-central-1"), lambda line: None, **names)
     with pytest.raises(MedpipeError, match=r"in eu-central-1, expected one in us-east-1.*AWS_REGION=eu-central-1"):
@@ -125,7 +150,7 @@ def test_a_role_with_another_trust_policy_is_refused(aws: Cloud, names: dict[str
     trust = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": {"AWS": "*"}, "Action": "sts:AssumeRole"}]}
     iam = aws.account.client("iam")
     iam.create_role(RoleName=names["role_name"], AssumeRolePolicyDocument=json.dumps(trust))
-    with pytest.raises(MedpipeError, match=r"another trust policy.*--role"):
+    with pytest.raises(MedpipeError, match=r"another trust policy.*--role-name"):
         make_account(in_region("us-east-1"), lambda line: None, **names)
     assert iam.list_role_policies(RoleName=names["role_name"])["PolicyNames"] == []
 
@@ -166,7 +191,7 @@ def test_a_made_account_lacks_only_its_image(aws: Cloud, names: dict[str, Any]) 
         "config": {"digest": "sha256:" + "0" * 64},
         "layers": [],
     }
-    account.client("ecr").put_image(repositoryName=names["repository"], imageManifest=json.dumps(manifest), imageTag="0.1.0-cuda")
+    account.client("ecr").put_image(repositoryName=names["repository"], imageManifest=json.dumps(manifest), imageTag="0.1.0")
     said: list[str] = []
     assert check_account(account, said.append) == []
     assert [line.split()[0] for line in said] == ["account", "bucket", "role", "image"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,25 @@ from botocore.stub import Stubber
 from botocore.validate import ParamValidator
 
 from medpipe.aws.request import Launch
-from medpipe.aws.tuning import OBJECTIVE, ONE_JOB, SEARCHED, best, of_trials, search, status, stop, tune, tuning_job, tuning_name
+from medpipe.aws.tuning import (
+    OBJECTIVE,
+    ONE_JOB,
+    SEARCHED,
+    best,
+    is_search,
+    of_trials,
+    open_searches,
+    search,
+    status,
+    stop,
+    tune,
+    tuning_job,
+    tuning_name,
+)
 from medpipe.config import Settings, load_profile
 from medpipe.errors import MedpipeError
 from medpipe_tests.aws.conftest import IMAGE, ROLE, Cloud
+from medpipe_tests.aws.sagemaker_server import End, SageMakerServer
 
 DIGEST = "0123456789abcdef" * 4
 
@@ -24,6 +41,15 @@ DIGEST = "0123456789abcdef" * 4
 @pytest.fixture
 def guide() -> Settings:
     return of_trials(load_profile("sagemaker-qwen2.5"))
+
+
+@pytest.fixture
+def server(aws: Cloud, monkeypatch: pytest.MonkeyPatch) -> Iterator[SageMakerServer]:
+    """Searches run until the test ends them, as moto's do not; botocore's pauses between its own tries are none."""
+    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda self, context: 0)
+    with SageMakerServer() as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER", server.endpoint)
+        yield server
 
 
 def launched(**changes: Any) -> Launch:
@@ -133,7 +159,7 @@ def test_a_search_is_started_once_and_found_again(aws: Cloud, guide: Settings, t
 
 
 def test_a_search_from_settings_to_what_is_printed(aws: Cloud, guide: Settings, tmp_path: Path) -> None:
-    here = guide.model_copy(update={"paths": guide.paths.model_copy(update={"outputs": str(tmp_path)})})
+    here = in_folder(guide, tmp_path)
     lines = search(here, aws.account, launched(), 8, 2, lambda line: None)
     name = tuning_name(here, launched(), 8, 2)
     assert lines[0].startswith(f"{name}: ") and (tmp_path / "aws" / "tuning" / f"{name}.json").is_file()
@@ -147,7 +173,80 @@ def test_the_intent_is_on_disk_before_the_call(aws: Cloud, guide: Settings, tmp_
         with pytest.raises(MedpipeError, match="quota"):
             tune(client, request, tmp_path, lambda line: None)
     (record,) = tmp_path.iterdir()
-    assert json.loads(record.read_text())["state"] == "asked"
+    assert json.loads(record.read_text())["state"] == "refused"
+
+
+def test_a_search_that_nobody_answered_stays_asked_for(aws: Cloud, guide: Settings, tmp_path: Path, server: SageMakerServer) -> None:
+    client, here = aws.account.client("sagemaker"), in_folder(guide, tmp_path)
+    states: list[str] = []
+    server.on_call = lambda operation, name: states.append(recorded(tmp_path, name)["state"]) if operation.startswith("Create") else None
+    server.fault("CreateHyperParameterTuningJob", *["lost before"] * 8)
+    with pytest.raises(MedpipeError, match="no answer from AWS"):
+        search(here, aws.account, launched(), 8, 2, lambda line: None)
+    name = tuning_name(here, launched(), 8, 2)
+    assert set(states) == {"asked"} and recorded(tmp_path, name)["state"] == "asked"
+    (line,) = open_searches(client, tmp_path)
+    assert line.startswith(f"{name}: asked for, and this account does not know it")
+
+
+@pytest.mark.parametrize("end", ["Stopped", "Failed"])
+def test_a_search_that_failed_or_was_stopped_is_begun_anew(
+    aws: Cloud, guide: Settings, tmp_path: Path, server: SageMakerServer, end: str
+) -> None:
+    client, here, said = aws.account.client("sagemaker"), in_folder(guide, tmp_path), []
+    first, second = (tuning_name(here, launched(), 8, 2, attempt) for attempt in (1, 2))
+    assert search(here, aws.account, launched(), 8, 2, said.append)[0].startswith(f"{first}: InProgress")
+    assert open_searches(client, tmp_path)[0].startswith(f"{first}: InProgress")
+    if end == "Failed":
+        server.end(first, End("Failed", "no trial ended well"))
+    else:
+        stop(client, first, said.append, poll_seconds=0.0)
+    assert open_searches(client, tmp_path) == [] and recorded(tmp_path, first)["state"] == "ended"
+    assert search(here, aws.account, launched(), 8, 2, said.append)[0].startswith(f"{second}: InProgress")
+    assert f"tuning job {first}: {end}; the next attempt is due" in said
+    search(here, aws.account, launched(), 8, 2, said.append)
+    server.end(second)
+    (line,) = search(here, aws.account, launched(), 8, 2, said.append)
+    assert line.startswith(f"{second}: Completed") and server.accepted() == [first, second]
+
+
+def test_what_is_printed_tells_how_long_it_goes_on_and_what_it_may_cost(
+    aws: Cloud, guide: Settings, tmp_path: Path, server: SageMakerServer
+) -> None:
+    here = in_folder(guide, tmp_path)
+    line = search(here, aws.account, launched(), 8, 2, lambda line: None)[-1]
+    hours, most = 4 * max(here.aws.max_hours, here.aws.max_wait_hours), 8 * 7.09 * here.aws.max_hours
+    assert "it goes on by itself" in line and f"for {hours:g} h at most" in line and f"at most {most:,.2f} USD" in line
+    assert f"medpipe aws stop {tuning_name(here, launched(), 8, 2)};" in line
+
+
+def test_a_search_in_another_region_is_named(aws: Cloud, guide: Settings, tmp_path: Path, server: SageMakerServer) -> None:
+    tune(aws.account.client("sagemaker"), requested(aws, guide), tmp_path / "aws" / "tuning", lambda line: None)
+    asked, elsewhere = len(server.journal), replace(aws.account, region="eu-west-1").client("sagemaker")
+    (line,) = open_searches(elsewhere, tmp_path)
+    assert line.endswith("in us-east-1, not looked at from eu-west-1") and len(server.journal) == asked
+
+
+def test_a_trial_is_not_taken_for_a_search(guide: Settings) -> None:
+    name = tuning_name(guide, launched(), 8, 2, 12)
+    assert is_search(name)
+    others = (
+        f"{name}-001-0a1b2c3d",
+        name[:-4],
+        f"x{name}",
+        f"{name}\n",
+        "medpipe-tune-of-profile-0123456789ab-a1",
+        "medpipe-smoke-0123456789ab-a1",
+    )
+    assert not any(is_search(other) for other in others)
+
+
+def in_folder(settings: Settings, outputs: Path) -> Settings:
+    return settings.model_copy(update={"paths": settings.paths.model_copy(update={"outputs": str(outputs)})})
+
+
+def recorded(outputs: Path, name: str) -> dict[str, Any]:
+    return json.loads((outputs / "aws" / "tuning" / f"{name}.json").read_text())
 
 
 def test_a_call_that_was_accepted_without_an_answer_is_taken_up(aws: Cloud, guide: Settings, tmp_path: Path) -> None:
