@@ -180,7 +180,7 @@ QUOTA = (
 SAGEMAKER_CASES: list[tuple[str, str, tuple[str, ...]]] = [
     ("ExpiredTokenException", "The security token included in the request is expired", ("expired AWS credentials", "aws sso login")),
     ("UnrecognizedClientException", "The security token included in the request is invalid.", ("not valid (Unrecog", "aws sso login")),
-    ("InvalidClientTokenId", "The security token included in the request is invalid.", ("not valid", "aws sts get-caller-identity")),
+    ("InvalidClientTokenId", "The security token included in the request is invalid.", ("not valid", "medpipe aws check")),
     ("InvalidSignatureException", WRONG_SIGNATURE, ("not valid (InvalidSignatureException)",)),
     ("InvalidSignatureException", "Credential should be scoped to a valid region, not 'us-east-1'.", ("wrong region", "AWS_REGION")),
     ("InvalidSignatureException", "Signature expired: 20260101T000000Z is now earlier than 20260101T010000Z", ("a clock", "NTP")),

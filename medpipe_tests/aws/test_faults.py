@@ -333,9 +333,12 @@ def test_a_launch_does_not_forget_a_job_of_another_account(server: SageMakerServ
     launch = Launch(digest(["left", 1]), "smoke", *PLACES, account=NUMBER)
     name = left(tmp_path, 1, REGION, "210987654321")
     client, quiet = ACCOUNT.client("sagemaker"), lambda line: None
-    with pytest.raises(
-        MedpipeError, match=f"of this launch in account 210987654321, expected none but in {NUMBER}.*medpipe aws stop {name}"
-    ), jobs.claimed(client, launch, tmp_path, quiet):
+    with (
+        pytest.raises(
+            MedpipeError, match=f"of this launch in account 210987654321, expected none but in {NUMBER}.*medpipe aws stop {name}"
+        ),
+        jobs.claimed(client, launch, tmp_path, quiet),
+    ):
         pass
     assert server.journal == [] and jobs.orphans(tmp_path) == [name]
     known = intents.read(intents.folder(tmp_path), launch.digest)

@@ -366,6 +366,7 @@ def test_an_interrupt_stops_the_job(server: SageMakerServer, tmp_path: Path, lau
 def test_a_second_launcher_is_refused_while_the_first_lives(server: SageMakerServer, tmp_path: Path, launcher: int, world: World) -> None:
     with pytest.raises(MedpipeError, match="another process on this machine"):
         carry_out(fresh(), tmp_path, world)
+    assert world.waited == 60 and any("another process has it" in line for line in world.said)  # a sweeper would be done by then
     assert server.status(FIRST) == "InProgress" and server.accepted() == [FIRST]
 
 

@@ -136,7 +136,8 @@ def test_old_names_of_regions_are_known(aws: Cloud, said: str, region: str) -> N
 
 
 def test_the_docs_show_the_tag_that_is_printed(aws: Cloud, names: dict[str, Any]) -> None:
-    image = make_account(in_region("us-east-1"), lambda line: None, **names | {"repository": "medpipe"})["MEDPIPE_AWS_IMAGE"]
+    names["repository"] = "medpipe"
+    image = make_account(in_region("us-east-1"), lambda line: None, **names)["MEDPIPE_AWS_IMAGE"]
     assert f"export MEDPIPE_AWS_IMAGE={image}\n" in Path("docs/aws.md").read_text(encoding="utf-8")
 
 
