@@ -203,7 +203,7 @@ class Work:
         self.environment = {
             **kept, **found,
             "PYTHONPATH": os.pathsep.join(part for part in (code, kept.get("PYTHONPATH", "")) if part),
-            "PYTHONPYCACHEPREFIX": str(work / "pycache"), "PYTHONUNBUFFERED": "1",
+            "PYTHONUNBUFFERED": "1",
             "DAGSTER_HOME": str(work), "MEDPIPE_PROFILE": str(work / "profile.yaml"), "MEDPIPE_COMMIT": given.commit,
             # Not in the model folder, as the guide has it: model.tar.gz would carry the base twice, here and in models/base.
             "HF_HOME": str(work / "huggingface"),

@@ -85,10 +85,15 @@ def speak_plainly(aws: Cloud, bucket: str) -> None:
     aws.s3.delete_bucket_policy(Bucket=bucket)
 
 
-def push_image(aws: Cloud) -> None:
-    """In place of `docker push`."""
-    manifest = '{"schemaVersion": 2, "mediaType": "application/vnd.docker.distribution.manifest.v2+json", "layers": []}'
-    aws.account.client("ecr").put_image(repositoryName="medpipe", imageTag="0.1.0", imageManifest=manifest)
+def push_image(aws: Cloud) -> str:
+    """In place of `docker push`; gives the image's address."""
+    registry, manifest = (
+        aws.account.client("ecr"),
+        '{"schemaVersion": 2, "mediaType": "application/vnd.docker.distribution.manifest.v2+json"}',
+    )
+    if not registry.list_images(repositoryName="medpipe")["imageIds"]:
+        registry.put_image(repositoryName="medpipe", imageTag="0.1.0", imageManifest=manifest)
+    return f"{registry.describe_repositories(repositoryNames=['medpipe'])['repositories'][0]['repositoryUri']}:0.1.0"
 
 
 def test_every_command_of_the_page_from_an_empty_account_to_an_evaluated_team(aws: Cloud, workspace: Path, tmp_path: Path) -> None:
@@ -160,10 +165,12 @@ def events(folder: Path, key: str) -> Iterator[dict[str, Any]]:
 
 @pytest.fixture
 def running(aws: Cloud, workspace: Path) -> Iterator[tuple[SageMakerServer, dict[str, str]]]:
-    """A workspace whose data is made, and a SageMaker whose jobs run until they are stopped."""
+    """An account that is set up, a workspace whose data is made, and a SageMaker whose jobs run until they are stopped."""
     with SageMakerServer() as server:
         variables = environment(workspace, **{**aws.environment, **FAST}, AWS_ENDPOINT_URL_SAGEMAKER=server.endpoint)
-        yield server, variables
+        shell(f"medpipe aws setup --bucket {aws.bucket}", workspace, variables)
+        speak_plainly(aws, aws.bucket)
+        yield server, variables | {"MEDPIPE_AWS_IMAGE": push_image(aws)}
 
 
 def launch(workspace: Path, variables: dict[str, str]) -> subprocess.Popen[str]:
@@ -176,19 +183,19 @@ def test_a_failure_says_why_an_interrupt_stops_the_job_and_the_sensor_stops_that
 ) -> None:
     server, variables = running
     process = launch(workspace, variables)
-    [failed] = wait_until(lambda: paid_for(server), "a job runs")
+    failed = started(server, process)
     server.end(failed, End("Failed", "CapacityError: Unable to provision requested ML compute capacity. Please retry."))
     assert process.wait(120) != 0
     assert "Unable to provision requested ML compute capacity" in failure(workspace)
 
     process = launch(workspace, variables)
-    [first] = wait_until(lambda: paid_for(server), "a job runs")
+    first = started(server, process)
     process.send_signal(signal.SIGINT)
     assert process.wait(120) != 0
     assert server.status(first) in ("Stopping", "Stopped")
 
     process = launch(workspace, variables)
-    [second] = wait_until(lambda: paid_for(server), "a second attempt runs")
+    second = started(server, process)
     assert second != first
     process.kill()
     process.wait()
@@ -217,6 +224,13 @@ def failure(workspace: Path) -> str:
         [event] = instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE).records
     assert event.event_log_entry.dagster_event and event.event_log_entry.step_key == "models_on_sagemaker"
     return str(event.event_log_entry.dagster_event.event_specific_data)
+
+
+def started(server: SageMakerServer, process: subprocess.Popen[str]) -> str:
+    """The one job that a launch has made."""
+    [name] = wait_until(lambda: paid_for(server) or (["none"] if process.poll() is not None else []), "a job runs")
+    assert process.poll() is None, "the launch ended without a job"
+    return name
 
 
 def paid_for(server: SageMakerServer) -> list[str]:
