@@ -87,7 +87,8 @@ def test_a_version_answers_in_a_process_of_its_own_as_the_team_does_and_holds_no
     settings = outputs.settings
     registry.promote(settings, registered(outputs, "one"))
     command = [sys.executable, "-c", PREDICTS, tracking_uri(settings), f"models:/{registry.NAME}@champion", json.dumps(ASKED)]
-    done = subprocess.run(command, cwd=tmp_path, env={**os.environ, **QUIET}, capture_output=True, text=True, timeout=300)
+    quiet = {**os.environ, **QUIET, "PYTHONDONTWRITEBYTECODE": "1"}  # or it would leave its own .pyc beside the registered code
+    done = subprocess.run(command, cwd=tmp_path, env=quiet, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     told = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("told ")).removeprefix("told "))
     expected = consult.consult(settings, to_questions(ASKED), "maporl_team")["questions"]

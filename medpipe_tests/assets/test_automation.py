@@ -267,7 +267,8 @@ def test_the_graph_has_the_sensor_on_changed_inputs_and_it_is_off_until_switched
     assert isinstance(sensor, dg.AutomationConditionSensorDefinition)
     assert sensor.default_status is dg.DefaultSensorStatus.STOPPED
     names = [each.name for each in defs.get_repository_def().sensor_defs]
-    assert sorted(names) == ["changed_inputs", "check_failures", "custom_rows", "run_failures"]  # and no sensor that Dagster adds by itself
+    # and no sensor that Dagster adds by itself
+    assert sorted(names) == ["changed_inputs", "check_failures", "custom_rows", "orphaned_jobs", "run_failures"]
 
 
 @pytest.mark.slow

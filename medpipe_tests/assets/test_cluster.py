@@ -6,12 +6,15 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from dagster_k8s.job import UserDefinedDagsterK8sConfig
 
 from medpipe.assets.cluster import TAG, pod
+from medpipe.config import load_profile
 from medpipe.errors import MedpipeError
 from medpipe.launch.devices import Place
 from medpipe.schema import ROLES
@@ -41,8 +44,11 @@ def gpus(tags: dict[str, Any]) -> tuple[int, str] | None:
     return container["resources"]["limits"]["nvidia.com/gpu"], container["env"][0]["value"]
 
 
-def test_every_role_gets_a_pod_with_a_gpu_of_its_own_and_the_team_all_four() -> None:
-    found = graph(MEDPIPE_EXECUTOR="k8s", MEDPIPE_PROFILE="sagemaker-qwen2.5", CUDA_VISIBLE_DEVICES="0,1,2,3")
+def test_every_role_gets_a_pod_with_a_gpu_of_its_own_and_the_team_all_four(tmp_path: Path) -> None:
+    profile = tmp_path / "profile.yaml"
+    settings = load_profile("sagemaker-qwen2.5", {"aws.launcher": "local"})
+    profile.write_text(yaml.safe_dump(settings.model_dump(mode="json")), encoding="utf-8")
+    found = graph(MEDPIPE_EXECUTOR="k8s", MEDPIPE_PROFILE=str(profile), CUDA_VISIBLE_DEVICES="0,1,2,3")
     assert found["executor"] == "k8s"
     asked = {name: gpus(tags) for name, tags in found["tags"].items() if gpus(tags)}
     one, four = (1, "0"), (4, "0,1,2,3")

@@ -116,8 +116,9 @@ def test_the_next_work_sends_what_the_one_before_could_not(tmp_path: Path, serve
 
 
 def test_a_locked_database_is_fed_afterwards(tmp_path: Path) -> None:
-    settings, said = settings_in(tmp_path, drain_seconds=3.0), []
-    Tracker(settings, "models/base", "before", {}, {}, said.append).close(False, {"seen": 1.0})
+    said: list[str] = []
+    Tracker(settings_in(tmp_path), "models/base", "before", {}, {}, said.append).close(False, {"seen": 1.0})  # the database is whole
+    settings = settings_in(tmp_path, drain_seconds=3.0)
     lock = sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)
     lock.execute("BEGIN EXCLUSIVE")
     work(settings, said)
