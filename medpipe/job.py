@@ -42,7 +42,10 @@ class Reporter(Protocol):
 
 @dataclass(frozen=True)
 class Job:
-    """One asset's work. `settings` holds only the sections that the task declared: reading another is an error."""
+    """One asset's work. `settings` holds only the sections that the task declared: reading another is an error.
+
+    A task that makes several assets at once (`Task.joint`) is given a job for each; they differ in name, out and report.
+    """
 
     name: str  # the asset's key, "models/planner"
     settings: Settings

@@ -18,7 +18,7 @@ import importlib.metadata
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,13 +26,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medpipe import NOTICE, store
-from medpipe.config import Model, Settings, Team
+from medpipe.config import Model, Settings
+from medpipe.config import Team as Rules
 from medpipe.corpus.biomcp import open_evidence
 from medpipe.errors import MedpipeError
-from medpipe.questions import Question, to_questions
-from medpipe.roles import question_text
-from medpipe.schema import ROLES, Role
-from medpipe.team.episode import Episode
+from medpipe.questions import to_questions
+from medpipe.schema import ROLES
+from medpipe.team.ask import ask, look_up
+from medpipe.team.workflow import Team
 from medpipe.tracking import mlflow_server, tracking_uri
 
 if TYPE_CHECKING:
@@ -264,7 +265,7 @@ class Registered:
     """
 
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
-        from medpipe.models.policy import Policies
+        from medpipe.models.adapters import AdapterModel
 
         about = store.read_json(folder / RULES)
         now = {name: sha for name, sha in store.hash_tree(folder).items() if name != RULES}
@@ -272,46 +273,28 @@ class Registered:
             changed = sorted(name for name in now.keys() | about["files"].keys() if now.get(name) != about["files"].get(name))
             raise MedpipeError(got=f"changed: {', '.join(changed)}", expected="files as registered", where=str(folder), do="fetch it again")
         base = _base(Path(config.get("base", "")), about["base"]["sha256"])
-        self._rules, self._batch = Team.model_validate(about["team"]), int(about["batch_size"])
+        self._rules, self._batch = Rules.model_validate(about["team"]), int(about["batch_size"])
         self._cache = tempfile.TemporaryDirectory(prefix="medpipe-")  # of BioMCP's answers, where the team asks it
         self._evidence = open_evidence(folder / "evidence", self._rules, Path(self._cache.name), print)
         choice = Model.model_validate(about["model"])
-        self._policies = Policies.load(base, {role: folder / role for role in ROLES}, config.get("device", "cpu"), choice)
+        models = AdapterModel.load(base, {role: folder / role for role in ROLES}, config.get("device", "cpu"), choice)
+        self._team = Team(models, {role: role for role in ROLES}, self._rules)
 
     def predict(self, data: pd.DataFrame, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
         """Answers to a frame with a column `question` and, perhaps, `options` (a list of texts, or nothing).
 
         Returns:
-            A row per question: `answer` (the reporter's last message), `choice` (the letter that counts, as in the evaluation; empty
-            on free text), `malformed` (what is wrong with the message, else empty) and `notice`.
+            A row per question: `answer` (the reporter's last message), `choice` (the letter of the option that it names;
+            empty where it names none, and on free text), `malformed` (what is wrong with the message, else empty) and `notice`.
         """
         import pandas as pd
 
         listed = [None] * len(data) if "options" not in data else [_options(value) for value in data["options"]]
-        rows = [{"question": text, "options": options} for text, options in zip(data["question"], listed, strict=True)]
-        asked = to_questions(rows, "the frame") if rows else []
-        told = [row for start in range(0, len(asked), self._batch) for row in self._answer(asked[start : start + self._batch])]
+        given = [{"question": text, "options": options} for text, options in zip(data["question"], listed, strict=True)]
+        rows = [question.row() for question in (to_questions(given, "the frame") if given else [])]
+        finals = [episode.final for episode in ask(self._team, rows, look_up(self._evidence, rows, self._rules), self._batch)]
+        told = [{"answer": f.text, "choice": f.answer or "", "malformed": f.malformed, "notice": NOTICE} for f in finals]
         return pd.DataFrame(told, columns=["answer", "choice", "malformed", "notice"], index=data.index)
-
-    def _answer(self, asked: Sequence[Question]) -> list[dict[str, Any]]:
-        from medpipe.models.tokens import before_answer, likeliest
-        from medpipe.team.workflow import Crew, play
-
-        rules, policies = self._rules, self._policies
-        texts = [(question_text(one.row()), None) for one in asked]
-        found = self._evidence.search_many(texts, rules.evidence_passages, max_chars=rules.evidence_chars)
-        episodes = [Episode(one.row(), [passage.text for passage in passages]) for one, passages in zip(asked, found, strict=True)]
-        adapters: dict[Role, str | None] = {role: role for role in ROLES}
-        play(Crew(policies, adapters, rules), episodes)
-        finals = [episode.final for episode in episodes]
-        chosen = [number for number, one in enumerate(asked) if one.options]
-        contexts = [[*finals[n].prompt, *before_answer(policies.tokenizer, finals[n].text)] for n in chosen]
-        logps = policies.choose("reporter", contexts, [len(asked[n].options) for n in chosen], self._batch)
-        letters = {n: likeliest(row) for n, row in zip(chosen, logps, strict=True)}
-        return [
-            {"answer": final.text, "choice": letters.get(number, ""), "malformed": final.malformed, "notice": NOTICE}
-            for number, final in enumerate(finals)
-        ]
 
 
 def _base(folder: Path, sha256: str) -> Path:

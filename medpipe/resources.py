@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import subprocess
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,22 +62,29 @@ class Launcher(dg.ConfigurableResource):
         Raises:
             dagster.Failure: the work failed; its description is the message for the user.
         """
+        return next(iter(self.make_together(context, [name], task, inputs, place, extra)))
+
+    def make_together(
+        self, context: AssetExecutionContext, names: Sequence[str], task: str, inputs: Mapping[str, Ref], place: Place | None = None,
+        extra: Mapping[str, str] | None = None,
+    ) -> list[dg.MaterializeResult[Ref]]:  # fmt: skip
+        """Make several assets from the same inputs in one worker process; those that stand already are left out of it.
+
+        Raises:
+            dagster.Failure: the work failed; its description is the message for the user.
+        """
         place = place or place_light()
         hang_on_driver(context)
-        order = write_order(name, task, self.profile.settings(), dict(inputs), place, context.run_id, dict(extra or {}))
-        standing = standing_result(order)
-        if standing:
-            context.log.info(f"unchanged: made {standing.created_at}, nothing to do")
-            store.export(Path(order.out), standing)
-        manifest = standing or self._work(context, order, place)
-        ref = to_ref(order, manifest)
-        return dg.MaterializeResult(
-            asset_key=dg.AssetKey(name.split("/")),
-            value=ref,
-            metadata=to_metadata(Path(ref.path), manifest, reused=standing is not None),
-            check_results=to_checks(name, manifest),
-            data_version=dg.DataVersion(manifest.sha256),
-        )
+        settings = self.profile.settings()
+        orders = [write_order(name, task, settings, dict(inputs), place, context.run_id, dict(extra or {})) for name in names]
+        found = {order.name: manifest for order in orders if (manifest := standing_result(order))}
+        for order in orders:
+            if standing := found.get(order.name):
+                context.log.info(f"{order.name} is unchanged: made {standing.created_at}, nothing to do")
+                store.export(Path(order.out), standing)
+        wanted = [order for order in orders if order.name not in found]
+        made = self._work(context, wanted[0].model_copy(update={"together": tuple(wanted[1:])}), place) if wanted else {}
+        return [_materialised(order, {**found, **made}[order.name], reused=order.name in found) for order in orders]
 
     def standing(self, key: str) -> Ref:
         """What lies finished in an asset's folder now; where there is nothing, a reference that says so."""
@@ -87,7 +94,7 @@ class Launcher(dg.ConfigurableResource):
             return Ref(path=str(folder), sha256="", status="unreachable", reason="not materialised yet")
         return Ref(path=str(folder), sha256=manifest.sha256, status=manifest.status, reason=manifest.reason)
 
-    def _work(self, context: AssetExecutionContext, order: Order, place: Place) -> Manifest:
+    def _work(self, context: AssetExecutionContext, order: Order, place: Place) -> dict[str, Manifest]:
         environment = worker_environment(place)
         with dg.open_pipes_session(
             context, dg.PipesTempFileContextInjector(), dg.PipesTempFileMessageReader(), as_extras(order)
@@ -112,7 +119,18 @@ class Launcher(dg.ConfigurableResource):
             if "traceback" in answer:
                 context.log.error(answer["traceback"])
             raise dg.Failure(description=f"{order.name}: {answer['error']}", allow_retries=False)
-        return Manifest.model_validate(answer["manifest"])
+        return {name: Manifest.model_validate(manifest) for name, manifest in answer["manifests"].items()}
+
+
+def _materialised(order: Order, manifest: Manifest, reused: bool) -> dg.MaterializeResult[Ref]:
+    ref = to_ref(order, manifest)
+    return dg.MaterializeResult(
+        asset_key=dg.AssetKey(order.name.split("/")),
+        value=ref,
+        metadata=to_metadata(Path(ref.path), manifest, reused=reused),
+        check_results=to_checks(order.name, manifest),
+        data_version=dg.DataVersion(manifest.sha256),
+    )
 
 
 def hang_on_driver(context: AssetExecutionContext) -> None:

@@ -1,39 +1,31 @@
-"""The four roles: what each is for, what it is told, and what it learns to write.
+"""The four roles: what each is for, and what it learns to write.
 
-A role's input is built by one function, `prompt_for`, in training, rollouts, evaluation and serving alike, so that a
-role is never trained on something it will not see. Targets come from the corpus' own structure:
+Everybody reads the same transcript (medpipe/team/transcript.py): question, options, evidence, and the turns so far. Targets come
+from the corpus' own structure:
 
 | role | learns to | target on a free-text question | target on a multiple-choice question |
 |---|---|---|---|
-| planner | name the kind of question, its focus and a plan | type, focus, what to look for | type, what separates the options |
-| researcher | pick and cite the evidence that bears on it | the passages that share its words | those on the right option |
-| analyst | reason from evidence to a conclusion | findings, reasoning, the reference's first sentences | findings, the options weighed |
+| planner | name the kind of question, its focus and a plan | type, focus, what to look for | what is compared |
+| researcher | pick and cite the evidence that bears on it | the passages that share its words | the passage on the right option |
+| analyst | reason from evidence to a conclusion | findings, reasoning, how the reference begins | which passage fits best |
 | reporter | write the answer for the reader | the reference answer, each caution behind what calls for it | the answer, its reason |
 
-On a multiple-choice question every message ends with the answer believed now, `Answer: C`. The passages that were found
-and do not bear on the question are the researcher's hard negatives. docs/roles.md shows an example of each
-(`python -m medpipe.training.lessons` prints it), and says which words of a target stand in its input by design.
-What this leaves out: retrieval (medpipe/corpus/evidence.py) and tokenisation (medpipe/models/tokens.py).
+On multiple choice every message ends with the answer believed now, `Answer: asthma (B)`. What the mates said before a role's
+turn is right in part of the rows only, and always names the same wrong option where it is not: a role that reads right answers
+throughout learns to copy, not to judge. docs/roles.md shows an example of each (`python -m medpipe.training.lessons` prints it).
+What this leaves out: retrieval (medpipe/corpus/evidence.py) and tokens (medpipe/team/transcript.py).
 """
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from medpipe.answers import answer_text
 from medpipe.schema import LETTERS, ROLES, QAExample, Role
 
-SYSTEM: dict[Role, str] = {
-    "planner": "You are the planner of a medical team. Name the type of question, its focus and a short plan.",
-    "researcher": "You are the researcher of a medical team. Cite the evidence that bears on the question as [E1], [E2].",
-    "analyst": "You are the analyst of a medical team. Reason from the evidence to a conclusion.",
-    "reporter": "You are the reporter of a medical team. Write the team's answer for the reader, with due caution.",
-}
-
-ANSWER_RULE = "End with 'Answer:' and the letter of one option."
-ALONE = "You are a careful medical assistant. Answer the question."
 CAUTION = "A clinician should judge the individual case."
 MEDICINES = "A clinician or pharmacist should settle medicines and doses."
 EMERGENCY = "Sudden or severe signs need emergency care."
@@ -45,7 +37,9 @@ BEARS = 3  # words of the reference, besides the subject's name, that a passage 
 ADDS = 2  # further words of it that a second passage must bring
 QUOTE_WORDS, FINDING_WORDS = 18, 10  # in the researcher's and in the analyst's quotes
 TITLE_CHARS = 80  # a passage opens with its title and a colon
-PREVIOUS_SHARE = 1 / 3  # of the training rows are told what an earlier round answered
+PREVIOUS_SHARE = 0.25  # of the multiple-choice rows show an earlier round, in which the team did not agree
+RIGHT: dict[Role, float] = {"planner": 0.5, "researcher": 0.5, "analyst": 0.75, "reporter": 0.5}
+"""How often a mate's message names the right option in what a role reads while it learns; the reporter's is an earlier round's."""
 
 _ALARMING = re.compile(
     r"life-threatening|unconscious|loss of consciousness|(?:trouble|difficulty) breathing|"
@@ -128,104 +122,89 @@ class Said:
     text: str
 
 
-def options_text(question: QAExample) -> str:
-    """The options, one a line: `A) …`."""
-    return "\n".join(f"{letter}) {text}" for letter, text in zip(LETTERS, question.options, strict=False))
-
-
-def question_text(question: QAExample) -> str:
-    """Context passages (PubMedQA), the question and its options, as every role sees them."""
-    parts = [*question.context, f"Question: {question.question}"]
-    if question.is_choice:
-        parts.append("Options:\n" + options_text(question))
-    return "\n".join(parts)
-
-
-def prompt_for(
-    role: Role | None, question: QAExample, evidence: Sequence[str], said: Sequence[Said], verdict: str = ""
-) -> list[dict[str, str]]:
-    """Chat messages for a role, or for one agent alone (`role=None`).
-
-    Args:
-        role: who speaks; None for the single-agent baseline.
-        evidence: passages, shown to researcher and analyst as [E1], [E2], …; the others read them through their mates.
-        said: what was said earlier in this round.
-        verdict: the previous round's final answer, where there was one.
-    """
-    parts = [question_text(question)]
-    if evidence and role in ("researcher", "analyst"):
-        parts.append("Evidence:\n" + "\n".join(f"[E{n}] {passage}" for n, passage in enumerate(evidence, 1)))
-    if verdict:
-        parts.append(f"Previous round: {verdict}")
-    parts += [f"{message.role.capitalize()}: {message.text}" for message in said]
-    if question.is_choice:
-        parts.append(ANSWER_RULE)
-    system = SYSTEM[role] if role else ALONE
-    return [{"role": "system", "content": system}, {"role": "user", "content": "\n".join(parts)}]
-
-
 def target_for(role: Role, question: QAExample, evidence: Sequence[str]) -> str:
     """What the role learns to say to this training question, made from the corpus row itself."""
-    text = _TARGETS[role](question, evidence)
-    return f"{text}\nAnswer: {question.answer}" if question.is_choice else text
-
-
-def reference_said(
-    role: Role, question: QAExample, evidence: Sequence[str], fit: Callable[[Role, str], str] = lambda role, text: text
-) -> list[Said]:
-    """The earlier roles' messages: what `role` reads from its team-mates while it is trained.
-
-    On multiple choice planner and researcher answer right in about every other message only, drawn from the question's id:
-    they answer before anybody has reasoned, and a role that always reads right answers learns to copy, not to judge. Their
-    wrong letter is the same one, so that two who agree are right no more often than one. Where the evidence names the wrong
-    option, the researcher that errs cites the passage on it.
-
-    Args:
-        fit: cuts a role's message to what that role can say in its token budget.
-    """
-    return [Said(earlier, fit(earlier, _sometimes_wrong(earlier, question, evidence))) for earlier in ROLES[: ROLES.index(role)]]
-
-
-def verdict_text(letter: str | None, text: str) -> str:
-    """What a round leaves behind for the next one: the reporter's letter where it named one, else its text."""
-    return f"the team answered {letter}." if letter else f"the reporter wrote: {text}"
-
-
-def reference_verdict(
-    question: QAExample, evidence: Sequence[str], fit: Callable[[Role, str], str] = lambda role, text: text
-) -> str:  # fmt: skip
-    """The previous round's answer for a third of the training rows, drawn from the row's id, as `prompt_for` takes it; else "".
-
-    The same for all four roles of a row. On multiple choice it is right in half the cases. On free text it is what the best
-    passage says, which is never the row's own reference: an answer that missed the question and has to be mended.
-    """
-    draw = random.Random(f"{question.id}/previous round")
-    if draw.random() >= PREVIOUS_SHARE:
-        return ""
     if question.is_choice:
-        return verdict_text(question.answer if draw.random() < 0.5 else _wrong_letter(question, evidence), "")
-    own = set(sentences(question.answer))
-    told = [part for part in sentences(_untitled(evidence[0])) if part not in own] if evidence else []
-    return verdict_text(None, fit("reporter", " ".join(told[:2]))) if told else ""
+        return _choice_message(role, question, question.answer, evidence)
+    return _TARGETS[role](question, evidence)
 
 
-def _sometimes_wrong(role: Role, question: QAExample, evidence: Sequence[str]) -> str:
-    draw = random.Random(f"{question.id}/{role}")
-    right = target_for(role, question, evidence)
-    if not question.is_choice or role == "analyst" or draw.random() < 0.5:
-        return right
-    letter = _wrong_letter(question, evidence)
-    erring = question.model_copy(update={"answer": letter, "rationale": question.question})
-    if role == "researcher" and _picks(erring, evidence):
-        return target_for(role, erring, evidence)
-    return right.removesuffix(f"Answer: {question.answer}") + f"Answer: {letter}"
+def mates_before(question: QAExample, evidence: Sequence[str]) -> tuple[list[Said], list[Said]]:
+    """What is said before and around a role's own turn while it learns: an earlier round (mostly empty), and this round.
+
+    Drawn from the row's id, so the same for all four roles. On free text every mate says its target. On multiple choice each
+    mate is right as often as RIGHT says and otherwise names one wrong option, the same for all: two who agree are right no more
+    often than one. An earlier round is one that did not end in agreement, since only then does another follow.
+    """
+    if not question.is_choice:
+        return [], [Said(role, target_for(role, question, evidence)) for role in ROLES]
+    draw = random.Random(f"{question.id}/mates")
+    wrong = _wrong_letter(question, evidence)
+
+    def a_round() -> list[str]:
+        return [question.answer if draw.random() < RIGHT[role] else wrong for role in ROLES]
+
+    this, earlier = a_round(), a_round()
+    has_earlier = draw.random() < PREVIOUS_SHARE
+    earlier[draw.randrange(2)], earlier[2 + draw.randrange(2)] = question.answer, wrong  # two against two: no agreement
+
+    def said(letters: Sequence[str]) -> list[Said]:
+        return [Said(role, _choice_message(role, question, letter, evidence)) for role, letter in zip(ROLES, letters, strict=True)]
+
+    return said(earlier) if has_earlier else [], said(this)
+
+
+def _choice_message(role: Role, question: QAExample, letter: str, evidence: Sequence[str]) -> str:
+    """A message that settles on this option, right or wrong, and says only what the evidence shows."""
+    option = question.options[LETTERS.index(letter)]
+    names = [option, *(question.synonyms if option.casefold() == question.focus.casefold() else ())]
+    number = next((n for n, passage in enumerate(evidence, 1) if any(_names(name, _title(passage)) for name in names)), 0)
+    number = number or next((n for n, passage in enumerate(evidence, 1) if any(_names(name, passage) for name in names)), 0)
+    return f"{_CHOICE[role](question, option, number, evidence)} {answer_text(question, letter)}"
+
+
+def _choice_plan(question: QAExample, option: str, number: int, evidence: Sequence[str]) -> str:
+    return "Compare the findings with the passages." if evidence else "Compare the findings with each option."
+
+
+def _choice_research(question: QAExample, option: str, number: int, evidence: Sequence[str]) -> str:
+    if not number:
+        return "No passage bears on it."
+    shared = _stems(question.question) - _stems(option)
+    return f"[E{number}] says: {_best_words(_untitled(evidence[number - 1]), shared, CHOICE_QUOTE)}."
+
+
+def _choice_analysis(question: QAExample, option: str, number: int, evidence: Sequence[str]) -> str:
+    if not number:
+        return "No passage fits the findings." if evidence else "It fits the findings best."
+    others = [f"[E{n}]" for n in range(1, len(evidence) + 1) if n != number]
+    return f"[E{number}] fits better than {others[0]}." if others else f"[E{number}] fits."
+
+
+def _choice_report(question: QAExample, option: str, number: int, evidence: Sequence[str]) -> str:
+    return f"The findings fit it best{f' [E{number}]' if number else ''}."
+
+
+_CHOICE = {"planner": _choice_plan, "researcher": _choice_research, "analyst": _choice_analysis, "reporter": _choice_report}
+CHOICE_QUOTE = 5  # words
+
+
+def _best_words(text: str, shared: frozenset[str], most: int) -> str:
+    """The `most` words in a row that hold most of the shared stems."""
+    parts = text.split()
+    score = [bool(_stems(part) & shared) for part in parts]
+    start = max(range(max(1, len(parts) - most + 1)), key=lambda place: (sum(score[place : place + most]), -place))
+    return " ".join(parts[start : start + most]).strip(",;:.")
+
+
+def _title(passage: str) -> str:
+    return passage.partition(": ")[0]
 
 
 def _wrong_letter(question: QAExample, evidence: Sequence[str]) -> str:
     """A wrong option of the question, always the same: one that the evidence names, where it names any."""
     wrong = [letter for letter in LETTERS[: len(question.options)] if letter != question.answer]
-    named = {text for text, _ in _named(question, evidence)}
-    near = [letter for letter in wrong if question.options[LETTERS.index(letter)] in named]
+    near = [letter for letter in wrong if any(_names(question.options[LETTERS.index(letter)], _title(p)) for p in evidence)]
     return random.Random(f"{question.id}/wrong").choice(near or wrong)
 
 
@@ -259,8 +238,7 @@ class _Pick:
 
 
 def _plan(question: QAExample, evidence: Sequence[str]) -> str:
-    plan = "compare the findings with each option" if question.is_choice else PLANS.get(question.qtype, PLANS["information"])
-    return f"Type: {_kind(question)}. Focus: {_focus(question)}. Plan: {plan}."
+    return f"Type: {_kind(question)}. Focus: {_focus(question)}. Plan: {PLANS.get(question.qtype, PLANS['information'])}."
 
 
 def _research(question: QAExample, evidence: Sequence[str]) -> str:
@@ -269,9 +247,6 @@ def _research(question: QAExample, evidence: Sequence[str]) -> str:
 
 def _analyse(question: QAExample, evidence: Sequence[str]) -> str:
     picks = _picks(question, evidence)
-    if question.is_choice:
-        finding = _first(question.rationale, 1) or f"those described fit {question.answer_text} best."
-        return f"Findings: {_cited(finding, picks)} Reasoning: {_weighed(question, evidence)}"
     if not picks:
         links = f"Findings: no passage here bears on {_focus(question)}. Reasoning: so this rests on general knowledge."
     else:
@@ -286,8 +261,6 @@ def _analyse(question: QAExample, evidence: Sequence[str]) -> str:
 
 
 def _report(question: QAExample, evidence: Sequence[str]) -> str:
-    if question.is_choice:
-        return f"The best option is {question.answer_text}. {_first(question.rationale, 1)}".strip()
     parts = sentences(question.answer)[:4]
     text = " ".join(parts)
     cautions = [(_MEDICINE, MEDICINES) if _MEDICINE.search(text) else (_TREATS, CAUTION)]
@@ -311,8 +284,8 @@ def _kind(question: QAExample) -> str:
 
 
 def _focus(question: QAExample) -> str:
-    """The focus where the question itself names it; a case or a question with options asks for it."""
-    if question.is_choice or question.qtype == "case":
+    """The focus where the question itself names it; a case asks for it."""
+    if question.qtype == "case":
         return DESCRIBED
     named = any(_names(name, question.question) for name in (question.focus, *question.synonyms))
     return question.focus if named or words(question.focus) & words(question.question) else DESCRIBED
@@ -320,9 +293,8 @@ def _focus(question: QAExample) -> str:
 
 def _picks(question: QAExample, evidence: Sequence[str]) -> list[_Pick]:
     """Up to CITED passages that name the subject and share words with the reference, the closest first."""
-    reference = f"{question.answer_text} {question.rationale}"
-    subject = question.answer_text if question.is_choice else question.focus
-    names = [subject, *(question.synonyms if subject.casefold() == question.focus.casefold() else ())]
+    reference = question.answer
+    names = [question.focus, *question.synonyms]
     found = []
     for number, passage in enumerate(evidence, 1):
         title = passage.partition(": ")[0]
@@ -339,29 +311,6 @@ def _picks(question: QAExample, evidence: Sequence[str]) -> list[_Pick]:
     found.sort(key=lambda pick: (-len(pick.shared), pick.number))
     further = [pick for pick in found[1:] if len(pick.shared - found[0].shared) >= ADDS]
     return found[:1] + further[: CITED - 1]
-
-
-def _weighed(question: QAExample, evidence: Sequence[str]) -> str:
-    """The options weighed, as far as the row tells: what its rationale says of a wrong one, else the one that the evidence names."""
-    wrong = [option for option in question.options if option != question.answer_text]
-    against = [
-        part for part in sentences(question.rationale)[1:]
-        if any(_names(option, part) for option in wrong) and not _names(question.answer_text, part)
-    ]  # fmt: skip
-    if against:
-        return against[0]
-    near = next(((option, number) for option, number in _named(question, evidence) if option in wrong), None)
-    return f"of the others, {near[0]} [E{near[1]}] comes near but fits less of this." if near else "the other options fit less of this."
-
-
-def _named(question: QAExample, evidence: Sequence[str]) -> list[tuple[str, int]]:
-    """Options that passages open with or name in their title, each with the first such passage's number."""
-    found: dict[str, int] = {}
-    for number, passage in enumerate(evidence, 1):
-        for option in question.options:
-            if _names(option, passage.partition(": ")[0]):
-                found.setdefault(option, number)
-    return list(found.items())
 
 
 def _names(name: str, text: str) -> bool:

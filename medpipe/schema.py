@@ -15,7 +15,20 @@ LETTERS = string.ascii_uppercase
 
 Role = Literal["planner", "researcher", "analyst", "reporter"]
 ROLES: tuple[Role, ...] = ("planner", "researcher", "analyst", "reporter")
-Part = Literal["train", "validation", "heldout"]
+Learner = Literal["planner", "researcher", "analyst", "reporter", "agent"]
+AGENT: Learner = "agent"
+"""One agent that answers alone from the same evidence: what a team has to beat."""
+LEARNERS: tuple[Learner, ...] = (*ROLES, AGENT)
+"""Whose adapters are fine-tuned."""
+
+
+def speaker_of(learner: Learner) -> Role:
+    """In whose turn a learner speaks: the lone agent writes the answer, as the reporter does."""
+    return "reporter" if learner == AGENT else learner  # type: ignore[return-value]
+
+
+Part = Literal["train", "cotrain", "validation", "heldout"]
+"""Sides of the split, by group. Fine-tuning learns from train, co-training from cotrain; held-out rows are only ever asked."""
 
 
 class Frozen(BaseModel):

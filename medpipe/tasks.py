@@ -7,6 +7,7 @@ modules named here. While the fingerprint stands and its files are whole, the as
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
@@ -25,11 +26,13 @@ class Task:
     run: str
     sections: tuple[str, ...]
     code: tuple[str, ...]  # modules or folders below medpipe/ besides the one that holds `run`
+    joint: bool = False  # `run` takes {name: job} and gives {name: outcome}: several assets in one pass
 
-    def __call__(self, job: Job) -> Outcome:
-        """Import the function and do the work."""
+    def __call__(self, jobs: Mapping[str, Job]) -> dict[str, Outcome]:
+        """Import the function and do the work of these assets, keyed by their names."""
         module, _, function = self.run.partition(":")
-        return getattr(import_module(module), function)(job)
+        run = getattr(import_module(module), function)
+        return run(jobs) if self.joint else {name: run(job) for name, job in jobs.items()}
 
     def fingerprint(self, settings: Settings, inputs: dict[str, str], **extra: str) -> str:
         """Hash of everything the result depends on; `inputs` maps each input's key to its content hash."""
@@ -50,7 +53,7 @@ def code_hash(names: tuple[str, ...]) -> str:
     return total.hexdigest()
 
 
-PEOPLE = ("roles.py", "corpus/evidence.py", "corpus/shingles.py", "corpus/text.py", "models", "team")
+PEOPLE = ("answers.py", "roles.py", "corpus/evidence.py", "corpus/shingles.py", "corpus/text.py", "models", "team")
 """Code on which every task depends that lets the four roles speak."""
 
 TASKS: dict[str, Task] = {
@@ -62,9 +65,10 @@ TASKS: dict[str, Task] = {
     "sft": Task(
         "medpipe.training.sft:run",
         ("model", "training", "team"),
-        ("training/batches.py", "training/checkpoint.py", "training/meter.py", "training/trainer.py", "corpus/validation.py", *PEOPLE),
+        ("training/checkpoint.py", "training/fit.py", "training/rows.py", "corpus/validation.py", *PEOPLE),
+        joint=True,
     ),
-    "audit": Task("medpipe.rewards.audit:run", ("rewards",), ("rewards", "roles.py")),
+    "audit": Task("medpipe.rewards.audit:run", ("rewards",), ("answers.py", "rewards", "roles.py")),
     "verifier": Task(
         "medpipe.training.learned:run",
         ("model", "training", "team", "maporl"),

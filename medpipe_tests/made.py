@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from medpipe.schema import ROLES
+from medpipe.schema import LEARNERS
 from medpipe_tests.operations.processes import BIN, DEADLINE, environment, make_workspace, swept
 
-DATA = "*splits/train,*splits/validation,*rewards/audit"
-MODELS = ",".join(("models/base", *(f"models/{role}" for role in ROLES), "models/maporl_team"))
+DATA = "*splits/train,*splits/cotrain,*splits/validation,*rewards/audit"
+MODELS = ",".join(("models/base", *(f"models/{learner}" for learner in LEARNERS), "models/maporl_team", "models/agent_rl"))
 SECONDS = 3 * DEADLINE
 FOREIGN = ("AWS_", "MEDPIPE_", "DAGSTER_")
 """What the test that happens to be the first may have set for itself."""

@@ -1,4 +1,4 @@
-"""What the tests of models, team and training share: a tiny base, four small adapters on it, splits, and jobs that keep metrics."""
+"""What the tests of models, team and training share: a tiny base, small adapters on it, splits, and jobs that keep metrics."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from medpipe import store
 from medpipe.config import Settings, load_profile
 from medpipe.job import Job
 from medpipe.launch.worker import WorkReporter
-from medpipe.schema import ROLES, QAExample
+from medpipe.schema import LEARNERS, QAExample, speaker_of
 from medpipe_tests.valid import mark_valid
 
 DATA = Path(__file__).parents[1] / "data"
-SIZES = {"team.max_prompt_tokens": 360, "training.max_length": 420, "training.max_completion": 40}
-BUDGETS = {"planner": 12, "researcher": 14, "analyst": 16, "reporter": 20}
+SIZES = {"team.max_header_tokens": 360}
+BUDGETS = {"planner": 20, "researcher": 22, "analyst": 24, "reporter": 24}
 
 
 def tiny_settings(overrides: Mapping[str, Any] | None = None) -> Settings:
@@ -41,28 +41,31 @@ def make_base(root: Path) -> Path:
     return job.out
 
 
-def make_adapters(base: Path, root: Path) -> dict[str, Path]:
-    """One small LoRA adapter per role, random and different, as peft saves them: {"models/planner": folder}."""
+def make_adapters(base: Path, root: Path, activated: bool = True) -> dict[str, Path]:
+    """One small adapter per learner, random and different, as the project saves them: {"models/planner": folder}."""
     import torch
-    from peft import LoraConfig, get_peft_model
+    from peft import LoraConfig
 
     from medpipe.models import base as base_models
+    from medpipe.models.adapters import AdapterModel
+    from medpipe.team.transcript import Frame
 
+    bare, tokenizer = base_models.load(base)
+    config = LoraConfig(
+        r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False, base_model_name_or_path="qwen3"
+    )
+    model, frame = AdapterModel.with_new(bare, tokenizer, dict.fromkeys(LEARNERS, config), activated), Frame(tokenizer)
     folders = {}
-    for number, role in enumerate(ROLES):
-        model, _ = base_models.load(base)
-        torch.manual_seed(number)
-        peft = get_peft_model(
-            model, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
-        )
+    for number, learner in enumerate(LEARNERS):
+        draw = torch.Generator().manual_seed(number)
         with torch.no_grad():
-            for name, value in peft.named_parameters():
-                if "lora_B" in name:
-                    value.mul_(0.1)  # the roles speak differently, and still end their sentences
-        peft.peft_config["default"].base_model_name_or_path = "qwen3"
-        folders[f"models/{role}"] = root / role
-        peft.save_pretrained(str(root / role), save_embedding_layers=False)  # False: no look-up of the base on the hub
-        store.write_json(root / role / "training_stats.json", {"role": role})
+            for name, value in model.parameters(learner).items():
+                # Small, so that the roles speak differently and still end their sentences.
+                value.copy_(torch.randn(value.shape, generator=draw) * (0.02 if "lora_B" in name else 0.1))
+        folders[f"models/{learner}"] = root / learner
+        (root / learner).mkdir(parents=True)
+        model.save_adapter(learner, root / learner, frame.invocation(speaker_of(learner)))
+        store.write_json(root / learner / "training_stats.json", {"role": learner})
     return folders
 
 
@@ -70,18 +73,19 @@ def make_splits(root: Path) -> dict[str, Path]:
     """Splits of the bundled corpus by the corpus functions: 40 conditions, with the evidence index of the training rows."""
     from medpipe.corpus.evidence import EvidenceIndex
     from medpipe.corpus.groups import part_of
-    from medpipe.corpus.synthetic import generate, load_conditions
+    from medpipe.corpus.synthetic import generate, library, load_conditions
 
     settings = tiny_settings()
-    rows = generate(load_conditions(DATA / "synthetic" / "conditions")[:40], seed=0, per_condition=1)
+    conditions = load_conditions(DATA / "synthetic" / "conditions")[:40]
+    rows = generate(conditions, seed=0, per_condition=1)
     folders = {}
-    for part in ("train", "validation"):
+    for part in ("train", "cotrain", "validation"):
         chosen = [row for row in rows if part_of(row.focus, settings.corpus, settings.seed) == part]
         folders[f"splits/{part}"] = root / part
         store.write_examples(root / part, chosen)
         mark_valid(root / part)
         if part == "train":
-            EvidenceIndex.build(chosen).save(root / part / "evidence")
+            EvidenceIndex.build(chosen, library(conditions)).save(root / part / "evidence")
     return folders
 
 

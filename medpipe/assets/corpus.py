@@ -63,6 +63,7 @@ def split_asset(part: str, description: str) -> dg.AssetsDefinition:
 
 
 splits = [
-    split_asset("train", "What the roles learn from, and the evidence index that the researcher reads."),
+    split_asset("train", "What fine-tuning learns from, and the library that evidence is found in."),
+    split_asset("cotrain", "What co-training learns from: conditions that fine-tuning never shows."),
     split_asset("validation", "What tells whether a role has learned: conditions that training never shows."),
 ]

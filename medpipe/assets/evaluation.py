@@ -18,10 +18,10 @@ from medpipe.corpus.sources import SOURCES
 from medpipe.evaluation.benchmarks import BENCHMARKS
 from medpipe.launch.devices import place_team
 from medpipe.resources import Launcher, Profile, without_value
-from medpipe.schema import ROLES, Ref
+from medpipe.schema import LEARNERS, Ref
 
 LEADERBOARD = dg.AssetKey(["evaluation", "leaderboard"])
-TRAINED = ["splits/train", "models/base", *(f"models/{role}" for role in ROLES), "models/maporl_team"]
+TRAINED = ["splits/train", "models/base", *(f"models/{learner}" for learner in LEARNERS), "models/maporl_team", "models/agent_rl"]
 EVALUATED = ["sources/benchmarks", "corpus/clean", *TRAINED]
 REPORTED = ["corpus/clean", "splits/validation", *TRAINED]
 
@@ -54,7 +54,7 @@ def evaluation_assets(settings: Settings) -> dg.AssetsDefinition:
     ]  # fmt: skip
     board = dg.AssetSpec(
         LEADERBOARD, group_name="evaluation", kinds={"table"}, owners=OWNERS, deps=[spec.key for spec in specs], skippable=True,
-        description="One agent, the fine-tuned team and the MAPoRL team on the same questions, with intervals and the chance line.",
+        description="A look-up, one agent, the fine-tuned team and the MAPoRL team on the same questions, with intervals and chance.",
         automation_condition=WITH_ITS_BENCHMARKS,
     )  # fmt: skip
 

@@ -1,5 +1,7 @@
 """The base model, the four fine-tuned roles, the audit of the reward, and the co-trained team."""
 
+from collections.abc import Iterator, Sequence
+
 import dagster as dg
 from dagster import AssetExecutionContext
 
@@ -9,28 +11,31 @@ from medpipe.assets.corpus import OWNERS
 from medpipe.assets.present import HANDED_OVER, check_specs
 from medpipe.assets.sagemaker import sagemaker_assets
 from medpipe.config import Settings
-from medpipe.launch.devices import place_co_training, place_role, place_team
+from medpipe.launch.devices import Place, fine_tuned_together, place_co_training, place_role, place_team
 from medpipe.resources import Launcher, Profile
-from medpipe.schema import ROLES, Ref, Role
+from medpipe.schema import ROLES, Learner, Ref, speaker_of
 
-TEACHES: dict[Role, str] = {
+TEACHES: dict[Learner, str] = {
     "planner": "Learns to name the kind of question, its focus and a plan.",
     "researcher": "Learns to pick and cite the evidence that bears on the question.",
     "analyst": "Learns to reason from evidence to a conclusion.",
     "reporter": "Learns to write the answer for the reader, with due caution.",
+    "agent": "One agent, fine-tuned on the same rows, that answers alone from the same evidence: what the team has to beat.",
 }
 DATA = {"train": dg.AssetIn(["splits", "train"]), "validation": dg.AssetIn(["splits", "validation"])}
+COTRAIN = {"train": DATA["train"], "cotrain": dg.AssetIn(["splits", "cotrain"]), "base": dg.AssetIn(["models", "base"])}
 
 
 def model_assets(settings: Settings) -> list[dg.AssetsDefinition]:
-    """The model assets; the profile at load time decides which pool (a GPU, or a slot of the CPU) each one claims.
+    """The model assets; the profile at load time decides which pool (a GPU, or the CPU) each one claims.
 
     Where it trains on SageMaker, one job makes all but the audit.
     """
     if settings.aws.launcher == "sagemaker":
         return [audit, sagemaker_assets(settings)]
     judge = [verifier_asset(settings)] if settings.maporl.verifier == "learned" else []
-    return [base, *(role_asset(role, settings) for role in ROLES), audit, *judge, team_asset(settings)]
+    tuned = [fine_tuned_assets(settings, place, learners) for place, learners in fine_tuned_together(settings)]
+    return [base, *tuned, audit, *judge, team_asset(settings), lone_asset(settings)]
 
 
 @dg.asset(
@@ -46,21 +51,28 @@ def base(context: AssetExecutionContext, launcher: Launcher) -> dg.MaterializeRe
     return launcher.make(context, "models/base", "base", {})
 
 
-def role_asset(role: Role, settings: Settings) -> dg.AssetsDefinition:
-    """One role: the base with a LoRA adapter that was fine-tuned on the role's own targets."""
-    name, place = f"models/{role}", place_role(settings, role)
+def fine_tuned_assets(settings: Settings, place: Place, learners: Sequence[Learner]) -> dg.AssetsDefinition:
+    """The learners that live on one device: an asset each, any of them selectable, made by one step in one pass."""
+    names = {learner: f"models/{learner}" for learner in learners}
+    outs = {
+        learner: dg.AssetOut(
+            key=["models", learner], group_name="models", kinds={"pytorch", "huggingface"}, owners=OWNERS, dagster_type=HANDED_OVER,
+            description=TEACHES[learner], tags={"role": learner}, automation_condition=WHEN_INPUTS_CHANGE, is_required=False,
+        )
+        for learner in learners
+    }  # fmt: skip
 
-    @dg.asset(
-        key=["models", role], group_name="models", kinds={"pytorch", "huggingface"}, owners=OWNERS, dagster_type=HANDED_OVER,
-        description=TEACHES[role],
-        ins={**DATA, "base": dg.AssetIn(["models", "base"])}, check_specs=check_specs(name), tags={"role": role},
-        pool=place.pool, op_tags=pod(place), automation_condition=WHEN_INPUTS_CHANGE,
+    @dg.multi_asset(
+        name=f"fine_tune_{place.pool}", outs=outs, ins={**DATA, "base": dg.AssetIn(["models", "base"])}, can_subset=True,
+        check_specs=[spec for name in names.values() for spec in check_specs(name)], pool=place.pool, op_tags=pod(place),
     )  # fmt: skip
     def fine_tune(
         context: AssetExecutionContext, launcher: Launcher, profile: Profile, train: Ref, validation: Ref, base: Ref
-    ) -> dg.MaterializeResult:
+    ) -> Iterator[dg.MaterializeResult]:
+        """LoRA adapters on the base, each fine-tuned on its own turns of the same transcripts."""
         inputs = {"splits/train": train, "splits/validation": validation, "models/base": base}
-        return launcher.make(context, name, "sft", inputs, place_role(profile.settings(), role))
+        selected = [names[learner] for learner in learners if dg.AssetKey(["models", learner]) in context.selected_asset_keys]
+        yield from launcher.make_together(context, selected, "sft", inputs, place_role(profile.settings(), speaker_of(learners[0])))
 
     return fine_tune
 
@@ -102,18 +114,40 @@ def team_asset(settings: Settings) -> dg.AssetsDefinition:
 
     @dg.asset(
         key=["models", "maporl_team"], group_name="models", kinds={"pytorch", "huggingface"}, owners=OWNERS, dagster_type=HANDED_OVER,
-        ins={
-            "train": DATA["train"], "audit": dg.AssetIn(["rewards", "audit"]), "base": dg.AssetIn(["models", "base"]), **ROLES_IN, **judge
-        },
+        ins={**COTRAIN, "audit": dg.AssetIn(["rewards", "audit"]), **ROLES_IN, **judge},
         check_specs=check_specs("models/maporl_team"), automation_condition=WHEN_INPUTS_CHANGE,
         pool=place_co_training(settings).pool, op_tags=pod(place_co_training(settings)),
     )  # fmt: skip
     def maporl_team(
-        context: AssetExecutionContext, launcher: Launcher, profile: Profile, train: Ref, audit: Ref, base: Ref, **models: Ref
+        context: AssetExecutionContext, launcher: Launcher, profile: Profile, train: Ref, cotrain: Ref, audit: Ref, base: Ref, **models: Ref
     ) -> dg.MaterializeResult:
         """The four roles, co-trained by MAPoRL under the medical reward (arXiv 2502.18439)."""
-        inputs = {"splits/train": train, "rewards/audit": audit, "models/base": base}
+        inputs = {"splits/train": train, "splits/cotrain": cotrain, "rewards/audit": audit, "models/base": base}
         inputs |= {f"models/{name}": ref for name, ref in models.items()}
         return launcher.make(context, "models/maporl_team", "maporl", inputs, place_co_training(profile.settings()))
 
     return maporl_team
+
+
+def lone_asset(settings: Settings) -> dg.AssetsDefinition:
+    """The baseline of co-training: one agent, by the same code, on as many drawn tokens as the team."""
+    judge = {"verifier": dg.AssetIn(["models", "verifier"])} if settings.maporl.verifier == "learned" else {}
+    place = place_team(settings)
+
+    @dg.asset(
+        key=["models", "agent_rl"], group_name="models", kinds={"pytorch", "huggingface"}, owners=OWNERS, dagster_type=HANDED_OVER,
+        ins={
+            **COTRAIN, "audit": dg.AssetIn(["rewards", "audit"]), "agent": dg.AssetIn(["models", "agent"]),
+            "maporl_team": dg.AssetIn(["models", "maporl_team"]), **judge,
+        },
+        check_specs=check_specs("models/agent_rl"), automation_condition=WHEN_INPUTS_CHANGE, pool=place.pool, op_tags=pod(place),
+    )  # fmt: skip
+    def agent_rl(
+        context: AssetExecutionContext, launcher: Launcher, profile: Profile, train: Ref, cotrain: Ref, audit: Ref, base: Ref, **models: Ref
+    ) -> dg.MaterializeResult:
+        """One agent after reinforcement learning alone, on as many drawn tokens as the team: what co-training has to beat."""
+        inputs = {"splits/train": train, "splits/cotrain": cotrain, "rewards/audit": audit, "models/base": base}
+        inputs |= {f"models/{name}": ref for name, ref in models.items()}
+        return launcher.make(context, "models/agent_rl", "maporl", inputs, place_team(profile.settings()))
+
+    return agent_rl

@@ -21,7 +21,7 @@ DRIFT = ("drift", "the rows look like those of the last version", False)
 CHECKS: dict[str, tuple[Spec, ...]] = {
     **{
         f"sources/{name}": (("reachable", "the source could be read", False), DATA, DRIFT)
-        for name in ("medquad", "medtext", "synthetic", "custom")
+        for name in ("medquad", "medtext", "synthetic", "custom", "phenotypes", "medquad_questions")
     },
     "sources/benchmarks": (("reachable", "every benchmark could be read", False),),
     "corpus/clean": (
@@ -39,7 +39,7 @@ CHECKS: dict[str, tuple[Spec, ...]] = {
             ("shares_by_source", "each source is split in the shares that the profile asks for", False),
             ("not_empty", "there are rows", True),
         )
-        for part in ("train", "validation")
+        for part in ("train", "cotrain", "validation")
     },
     "models/base": (("loads_and_computes", "the weights load and give finite numbers", True),),
     **{
@@ -47,7 +47,7 @@ CHECKS: dict[str, tuple[Spec, ...]] = {
             ("adapter_moved_base_frozen", "the adapter's weights changed, the base's did not", True),
             ("validation_loss_fell", "loss on validation rows is lower than before", False),
         )
-        for role in ("planner", "researcher", "analyst", "reporter")
+        for role in ("planner", "researcher", "analyst", "reporter", "agent")
     },
     "rewards/audit": (
         ("no_attack_pays", "no spoilt answer scores near the honest one that it was made from", True),
@@ -59,10 +59,13 @@ CHECKS: dict[str, tuple[Spec, ...]] = {
         ("auc_above_chance", "right messages rank above wrong ones on held-out questions", False),
         ("not_reversed", "right messages do not surely rank below wrong ones", True),
     ),
-    "models/maporl_team": (
-        ("weights_moved_base_frozen", "every role's adapter moved, the base and the references did not", True),
-        ("on_policy", "drawn and scored log-probabilities agree", True),
-    ),
+    **{
+        f"models/{name}": (
+            ("weights_moved_base_frozen", "every adapter moved, the base and the references did not", True),
+            ("on_policy", "drawn and scored log-probabilities agree", True),
+        )
+        for name in ("maporl_team", "agent_rl")
+    },
 }
 """The checks of each asset; a blocking one stops everything downstream when it fails."""
 

@@ -100,7 +100,10 @@ def sagemaker_assets(settings: Settings) -> dg.AssetsDefinition:
         )
         for key in keys
     }  # fmt: skip
-    ins = {name.replace("/", "__"): dg.AssetIn(name.split("/")) for name in ("splits/train", "splits/validation", "rewards/audit")}
+    ins = {
+        name.replace("/", "__"): dg.AssetIn(name.split("/"))
+        for name in ("splits/train", "splits/cotrain", "splits/validation", "rewards/audit")
+    }
 
     @dg.multi_asset(name="models_on_sagemaker", outs=outs, ins=ins, check_specs=[spec for key in keys for spec in check_specs(key)])
     def models_on_sagemaker(

@@ -80,6 +80,14 @@ class Server:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """A question without its options, and the text that it came with (PubMedQA)."""
+
+    text: str
+    context: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Answer:
     """What came of one query: articles and where they are from, or why there are none."""
 
@@ -111,30 +119,32 @@ class BioMcp:
         self._kept = _Kept(cache, timedelta(days=days), server.version)
         self._warn: Callable[[str], None] | None = warn  # None once it was told
 
-    def search(self, question_text: str, k: int, *, exclude: str | None = None, max_chars: int = 320) -> list[Passage]:
-        """The best k passages, best first."""
-        return self.search_many([(question_text, exclude)], k, max_chars)[0]
+    def for_questions(self, questions: Sequence[QAExample], k: int, max_chars: int = 320, *, training: bool = False) -> list[list[Passage]]:
+        """Passages for each question, by its text alone; a training row gets the local index's."""
+        if training:
+            return self._local.for_questions(questions, k, max_chars, training=True)
+        asked = [Asked(question.question, question.context) for question in questions]
+        return self._found(asked, k, max_chars, lambda left: self._local.for_questions([questions[n] for n in left], k, max_chars))
 
-    def search_many(self, questions: Sequence[tuple[str, str | None]], k: int, max_chars: int = 320) -> list[list[Passage]]:
-        """`search` for many (question, exclude) at once; a question with `exclude` is a training row's and gets the local index."""
-        queries = [None if row else terms(text) for text, row in questions]
-        answers = self._answers({query for query in queries if query is not None})
-        found = [
-            _passages(answers[q], text, k, max_chars) if q is not None else [] for (text, _), q in zip(questions, queries, strict=True)
-        ]
+    def search(self, text: str, k: int, max_chars: int = 320) -> list[Passage]:
+        """The best k passages for a bare text, best first."""
+        return self._found([Asked(text)], k, max_chars, lambda left: [self._local.search(text, k, max_chars) for _ in left])[0]
+
+    def _found(
+        self, asked: Sequence[Asked], k: int, max_chars: int, local: Callable[[list[int]], list[list[Passage]]]
+    ) -> list[list[Passage]]:
+        """Passages of articles; where there are none, what `local` finds for the questions of these numbers."""
+        queries = [terms(one.text) for one in asked]
+        answers = self._answers(set(queries))
+        found = [_passages(answers[query], one, k, max_chars) for one, query in zip(asked, queries, strict=True)]
         left = [number for number, passages in enumerate(found) if not passages]
         failures: Counter[str] = Counter()
-        for number, passages in zip(left, self._local.search_many([questions[n] for n in left], k, max_chars), strict=True):
-            query = queries[number]
-            failure = "" if query is None else answers[query].failure or "no article that bears on the question"
-            failures.update([failure] if failure else [])
-            found[number] = [replace(p, origin=f"{LOCAL}: BioMCP failed ({failure})" if failure else LOCAL) for p in passages]
-        self._tell(failures, len(questions))
+        for number, passages in zip(left, local(left), strict=True):
+            failure = answers[queries[number]].failure or "no article that bears on the question"
+            failures[failure] += 1
+            found[number] = [replace(passage, origin=f"{LOCAL}: BioMCP failed ({failure})") for passage in passages]
+        self._tell(failures, len(asked))
         return found
-
-    def search_for_training(self, rows: Sequence[QAExample], k: int, max_chars: int = 320) -> list[list[Passage]]:
-        """The local index's passages."""
-        return self._local.search_for_training(rows, k, max_chars)
 
     def _answers(self, queries: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], Answer]:
         answers = {query: self._kept.read(query) if query else Answer(failure="no word to search for") for query in sorted(queries)}
@@ -181,9 +191,8 @@ class _Kept:
         store.write_json(self._path(query), value)
 
 
-def terms(question_text: str) -> tuple[str, ...]:
-    """The words to search for: the longest ones of the question itself, in its order; its context and options are left out."""
-    question = question_text.partition("\nOptions:\n")[0].rpartition("Question: ")[2]
+def terms(question: str) -> tuple[str, ...]:
+    """The words to search for: the longest ones of the question itself, in its order."""
     telling = (word for word in word_list(question) if len(word) > 2 and word.isalpha() and word not in LITTLE | NEGATIONS)
     words = list(dict.fromkeys(telling))
     chosen = sorted(words, key=len, reverse=True)[:TERMS]
@@ -209,18 +218,18 @@ def articles_in(text: str) -> tuple[Article, ...] | None:
     )  # fmt: skip
 
 
-def _passages(answer: Answer, question: str, k: int, max_chars: int) -> list[Passage]:
-    bearing = [article for article in answer.articles if not _is_source(article, question)]
+def _passages(answer: Answer, asked: Asked, k: int, max_chars: int) -> list[Passage]:
+    bearing = [article for article in answer.articles if not _is_source(article, asked)]
     if not bearing:
         return []
     index = EvidenceIndex.build((), [{**article, "id": f"biomcp:{article['id']}"} for article in bearing])
-    return [replace(passage, origin=answer.origin) for passage in index.search(question, k, max_chars=max_chars)]
+    return [replace(passage, origin=answer.origin) for passage in index.search(asked.text, k, max_chars)]
 
 
-def _is_source(article: Article, question: str) -> bool:
+def _is_source(article: Article, asked: Asked) -> bool:
     """Whether a question was made from this article: a run of words stands in both."""
-    runs, owner = Words.of([question, article["title"], article["text"]]).runs(RUN)
-    return bool(set(runs[owner == 0].tolist()) & set(runs[owner > 0].tolist()))
+    runs, owner = Words.of([article["title"], article["text"], asked.text, *asked.context]).runs(RUN)
+    return bool(set(runs[owner < 2].tolist()) & set(runs[owner >= 2].tolist()))
 
 
 # --- the protocol

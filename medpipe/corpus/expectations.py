@@ -45,7 +45,10 @@ GROUPS = (
     "geographic areas", "living beings", "objects", "occupations", "organizations", "phenomena", "physiology", "procedures",
     "other", "general",
 )  # fmt: skip
-CATEGORIES: Mapping[str, Set[str]] = {"medquad": frozenset(GROUPS), "medtext": frozenset({"case"})}  # the other sources choose freely
+CATEGORIES: Mapping[str, Set[str]] = {  # the other sources choose freely
+    "medquad": frozenset(GROUPS), "medquad_questions": frozenset(GROUPS), "medtext": frozenset({"case"}),
+    "phenotypes": frozenset({"rare disease"}),
+}  # fmt: skip
 FREE, OTHER, NONE = "(free)", "(other)", "(none)"  # a category that its source chooses, a value outside its set, no field at all
 FREE_TEXT, LETTER, TWICE = "free text", "letter", "right option stands twice"  # the last is for cleaning to drop
 

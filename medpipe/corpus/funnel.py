@@ -29,7 +29,14 @@ from medpipe.corpus.shingles import word_list
 from medpipe.errors import MedpipeError
 from medpipe.schema import Part, QAExample
 
-ORDER = ("custom", "synthetic", "medtext", "medquad")  # of two equal rows the one from the earlier source stays
+ORDER = (
+    "custom",
+    "synthetic",
+    "phenotypes",
+    "medtext",
+    "medquad",
+    "medquad_questions",
+)  # of two equal rows the one from the earlier source stays
 TOO_SHORT, TOO_LONG = "question too short", "question too long"
 ANSWER_TOO_SHORT, ANSWER_TOO_LONG = "answer too short", "answer too long"
 NO_SUBJECT, NO_ANSWER = "question about nothing", "answer that says nothing"
@@ -78,7 +85,7 @@ class Funnel:
         self.matches: list[tuple[str, str, Match]] = []  # (source, id of the row, what it shares with a benchmark)
         self._corpus, self._items, self._drop = corpus, items, drop
         self._exact = bytearray()  # DIGEST bytes of each row in the spool: equal ones are exact duplicates
-        self._doubtful: list[tuple[int, list[str]]] = []  # number in the spool and keys of the rows that may join two sides
+        self._doubtful: list[tuple[int, str, list[str]]] = []  # number in the spool, source and keys of rows that may join two sides
         self._near = NearDuplicates(scratch / "near")
         self._groups = Groups(corpus, seed)
         self._spool = _Spool(scratch / "rows.arrow")
@@ -92,7 +99,7 @@ class Funnel:
     def kept(self) -> Iterator[Kept]:
         """What stays, in the order in which it came; then the counts are whole."""
         self._spool.close()
-        found = ((number, self._groups.conflict(ANNOTATED, names)) for number, names in self._doubtful)
+        found = ((number, self._groups.conflict(source, names)) for number, source, names in self._doubtful)
         refused = {number: conflict for number, conflict in found if conflict}
         replaced = self._near.replaced(refused.keys())
         for number, row in enumerate(self._spool.rows()):
@@ -155,8 +162,8 @@ class Funnel:
             for row in ours:
                 text = f"{' '.join(word_list(row.question))}\0{' '.join(word_list(row.answer_text))}"
                 self._exact += hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=DIGEST).digest()
-                if source == ANNOTATED:
-                    self._doubtful.append((len(self._ids), keys(row)))
+                if source in ANNOTATED:
+                    self._doubtful.append((len(self._ids), source, keys(row)))
                 self._ids.append(row.id)
                 self._groups.link(row)
 

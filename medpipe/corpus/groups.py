@@ -6,13 +6,13 @@
 
 A row's *keys* are its focus, the focus' synonyms and its UMLS concepts (CUIs), as its source annotates them.
 - The bundled conditions (SENIOR) fall by a hash of their own name, synonyms with them.
-- MedQuAD's rows are joined where they share a key, and a joined group falls with a bundled condition in it, otherwise by the
-  hash of its smallest key. Every other row falls with the group that its focus names, or by its own hash. So a new row
-  of the user's, or of MedText, moves no row; a new archive of MedQuAD or a new bundled condition can, and is a new
-  version of the corpus.
+- Annotated rows (MedQuAD's, the questions made from it, and those on phenotypes) are joined where they share a key, and a joined
+  group falls with a bundled condition in it, otherwise by the hash of its smallest key. Every other row falls with the group
+  that its focus names, or by its own hash. So a new row of the user's, or of MedText, moves no row; a new archive of MedQuAD,
+  other drawn diseases or a new bundled condition can, and is a new version of the corpus.
 - A group with more than LARGE foci always trains: in MedQuAD one hangs together by concepts such as
   "Syndrome" (C0039082), and a group cut in two would put that concept on both sides.
-- A MedQuAD row that carries the name of a bundled condition of another side is refused: it would join two sides.
+- An annotated row that carries the name of a bundled condition of another side is refused: it would join two sides.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from medpipe.schema import Part, QAExample
 
 LARGE = 200  # foci
 SENIOR = "synthetic"
-ANNOTATED = "medquad"  # the source whose rows join others
+ANNOTATED = frozenset({"medquad", "medquad_questions", "phenotypes"})  # the sources whose rows join others
 REFUSED = "its names stand on two sides of the split"
 
 
@@ -37,7 +37,9 @@ def part_of(focus: str, corpus: Corpus, seed: int) -> Part:
     place = int.from_bytes(digest[:8], "big") / 2**64  # uniform in [0, 1)
     if place < corpus.heldout_share:
         return "heldout"
-    return "validation" if place < corpus.heldout_share + corpus.validation_share else "train"
+    if place < corpus.heldout_share + corpus.validation_share:
+        return "validation"
+    return "cotrain" if place < corpus.heldout_share + corpus.validation_share + corpus.cotrain_share else "train"
 
 
 class Groups:
@@ -56,7 +58,7 @@ class Groups:
         if row.source == SENIOR:
             own, *others = keys(row)
             self._senior |= dict.fromkeys((own, *others), self._hashed(own))
-        elif row.source == ANNOTATED:
+        elif row.source in ANNOTATED:
             first, *others = keys(row)
             self._foci.setdefault(self._root(first), set()).add(first)
             for other in others:

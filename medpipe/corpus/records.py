@@ -43,13 +43,14 @@ class Found:
     """What a source holds: rows, bad rows, further numbers for its page, and texts to read up in.
 
     `quarantined` entries are {"file", "line", "reason"} and, where there is text, "text" (its first 200 characters).
-    `library` entries ({"id", "title", "text"}) go into the evidence index only; no row is made from them.
+    `library` entries ({"id", "title", "text"}) go into the evidence index only; no row is made from them. `names` lists other names
+    of the title; with `scope` "choice" an entry is shown to multiple-choice questions only.
     """
 
     rows: list[QAExample] = field(default_factory=list)
     quarantined: list[dict[str, Any]] = field(default_factory=list)
     notes: dict[str, Any] = field(default_factory=dict)
-    library: list[dict[str, str]] = field(default_factory=list)
+    library: list[dict[str, Any]] = field(default_factory=list)
 
     def refuse(self, file: str, line: int, reason: str, shown: str = "") -> None:
         """Put one bad row aside; `shown` is its text, of which the beginning is kept."""

@@ -1,4 +1,4 @@
-"""The four sources of questions: what each is, where it comes from, and the assets sources/<name>.
+"""The six sources of questions: what each is, where it comes from, and the assets sources/<name>.
 
     stamp("medquad", settings)      # what it would be read from now, for the fingerprint
     run(job)                        # job.name = "sources/medquad"
@@ -16,7 +16,7 @@ from typing import Any
 
 from medpipe import store
 from medpipe.config import Settings
-from medpipe.corpus import expectations, medquad, plots, records, synthetic
+from medpipe.corpus import expectations, medquad, medquad_questions, phenotype_questions, phenotypes, plots, records, synthetic
 from medpipe.corpus.download import fetch, find_local
 from medpipe.corpus.records import Found
 from medpipe.corpus.text import clip
@@ -36,7 +36,7 @@ NOTHING_TO_CHECK = (
 
 @dataclass(frozen=True)
 class Source:
-    """A source and its papers. Either `mirror_names` (a file from elsewhere) or `files` (below the data folder) is set."""
+    """A source and its papers. One of `mirror_names` (a file from elsewhere), `files` (below the data folder) and `package` is set."""
 
     name: str
     title: str
@@ -47,9 +47,12 @@ class Source:
     mirror_names: tuple[str, ...] = ()  # file names looked for in the mirror folder, the preferred one first
     sha256: str | None = None  # expected checksum; None: the one read at first use is recorded in the lock file and then enforced
     files: tuple[str, ...] = ()  # globs below the data folder
+    package: Callable[[], dict[str, Path]] | None = None  # the files of an installed package, by name
 
     def local(self, settings: Settings) -> list[Path]:
         """The local files that it would be read from now."""
+        if self.package:
+            return sorted(path for path in self.package().values() if path.is_file())
         if self.files:
             return sorted({path for pattern in self.files for path in settings.data.glob(pattern) if path.is_file()})
         found = find_local(self.mirror_names, cache(settings))
@@ -71,6 +74,19 @@ def _medquad(source: Source, settings: Settings, report: Reporter) -> Found:
         source.mirror_names, source.url, cache(settings), what=source.title, sha256=source.sha256, lock=lock_file(settings), report=report
     )  # fmt: skip
     return medquad.parse(archive, report)
+
+
+def _medquad_questions(source: Source, settings: Settings, report: Reporter) -> Found:
+    rows = _medquad(source, settings, report).rows  # what can't be read is told by sources/medquad
+    report.log("masking the subjects of sentences")
+    return medquad_questions.generate(rows, settings.seed, settings.corpus.medquad_questions, settings.corpus.question_options)
+
+
+def _phenotypes(source: Source, settings: Settings, report: Reporter) -> Found:
+    known, corpus = phenotypes.read(source.package() if source.package else {}), settings.corpus
+    return phenotype_questions.generate(
+        known, settings.seed, corpus.phenotype_diseases, corpus.phenotype_questions_per_disease, corpus.question_options
+    )  # fmt: skip
 
 
 def _medtext(source: Source, settings: Settings, report: Reporter) -> Found:
@@ -104,6 +120,20 @@ SOURCES: dict[str, Source] = {
         Source(
             "synthetic", "medpipe's knowledge base", "", "Apache-2.0", "this project, data/synthetic",
             _synthetic, files=("synthetic/conditions/*.yaml",),
+        ),
+        Source(
+            "phenotypes", f"Human Phenotype Ontology, release {phenotypes.VERSION}", "https://hpo.jax.org",
+            f"HPO licence (https://hpo.jax.org/license): cite with the version, {phenotypes.VERSION}; content unaltered",
+            "Gargano et al., The Human Phenotype Ontology in 2024: phenotypes around the world, Nucleic Acids Research 52(D1):D1333-D1346, "
+            f"2024; release {phenotypes.VERSION}, http://www.human-phenotype-ontology.org",
+            _phenotypes, package=phenotypes.package_files,
+        ),
+        Source(
+            "medquad_questions", "MedQuAD, questions by masking", "https://github.com/abachaa/MedQuAD/archive/refs/heads/master.zip",
+            "CC BY 4.0",
+            "Ben Abacha and Demner-Fushman, A question-entailment approach to question answering, BMC Bioinformatics 20:511, 2019; "
+            "sentences with their subject masked by this project",
+            _medquad_questions, mirror_names=("MedQuAD-master.zip",),
         ),
         Source(
             "custom", "the user's own rows", "", "the user's own", "data/custom",

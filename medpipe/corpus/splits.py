@@ -2,21 +2,23 @@
 
     heldout(folder_of_clean, "synthetic")       # rows that no split contains
 
-Which side a row falls on is decided in groups.py and stands in parts.jsonl of corpus/clean. Training refuses a split whose
+Which side a row falls on is decided in groups.py and stands in parts.jsonl of corpus/clean. splits/train holds the evidence index
+too, and tells how well it finds the right option's passage, for training and for held-out rows. Training refuses a split whose
 validation.json is missing, failed or about other rows (validation.py).
 """
 
 from __future__ import annotations
 
+import random
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, cast, get_args
 
 from medpipe import store
 from medpipe.corpus import expectations, plots
-from medpipe.corpus.evidence import EvidenceIndex
+from medpipe.corpus.evidence import EvidenceIndex, recall
 from medpipe.corpus.groups import keys
 from medpipe.corpus.sources import LIBRARY, count_table, sample_table
 from medpipe.errors import MedpipeError
@@ -27,6 +29,10 @@ PARTS = "parts.jsonl"
 EVIDENCE = "evidence"
 ENOUGH = 50  # groups of a source, below which its shares are up to chance
 FAR = 0.05  # a share of groups this far from the one asked for is told
+ASKED = 160  # multiple-choice rows of a source and side for which evidence is looked up to measure it
+ENOUGH_ASKED = 100  # of them from one source, below which a difference between the sides is up to chance
+APART = 0.10  # a difference between training and held-out rows that is told
+KS = (1, 3)  # passages among which the right option's is looked for
 
 
 def assigned(folder_of_clean: Path) -> Iterator[tuple[QAExample, Part, str]]:
@@ -58,6 +64,7 @@ def run(job: Job) -> Outcome:
     part = cast(Part, job.name.partition("/")[2])
     clean = job.inputs["corpus/clean"]
     rows: list[QAExample] = []
+    held: list[QAExample] = []  # held-out multiple choice, on which the evidence is measured
     secrets: list[str] = []  # answers that the evidence must not give away
     overview = _Overview()
     for row, side, group in assigned(clean):
@@ -66,6 +73,8 @@ def run(job: Job) -> Outcome:
             rows.append(row)
         elif side != "train":
             secrets.append(row.rationale if row.is_choice else row.answer)
+        if side == "heldout" and row.is_choice:
+            held.append(row)
     store.write_examples(job.out, rows)
     shown = f"medxpert_{part}.jsonl"
     store.write_jsonl(job.out / shown, map(export_row, rows))
@@ -75,19 +84,24 @@ def run(job: Job) -> Outcome:
         "sources": {"table": count_table(rows, "source")}, "difficulty": {"table": count_table(rows, "difficulty")},
         "parts_by_source": {"table": overview.table()}, "samples": {"table": sample_table(rows)},
     }  # fmt: skip
+    found: list[dict[str, Any]] = []
     if part == "train" and rows:
         job.report.log("indexing the evidence")
         index = EvidenceIndex.build(rows, store.read_jsonl(clean / LIBRARY), secrets)
         index.save(job.out / EVIDENCE)
         metadata["evidence_passages"], metadata["passages_left_out"] = len(index), index.left_out
+        found = _recall(index, {"train": rows, "heldout": held}, job.settings.seed)
+        metadata["retrieval"] = {"table": found}
     if rows:
         plots.lengths(rows, job.out / "plots" / "lengths.png")
         metadata["lengths"] = {"image": "plots/lengths.png", "alt": "histograms: lengths of questions and answers"}
     job.report.log(f"{part}: {len(rows)} rows")
     previous = job.settings.outputs / job.name
     validated = expectations.validate(rows, "split", part, job.settings.corpus, job.out, previous=previous, known_ids=overview.ids)
-    checks = (*validated, overview.no_overlap(), overview.near_shares(job), _not_empty(part, rows))
-    return Outcome(metadata, checks, {shown: job.settings.data / shown})
+    checks = [*validated, overview.no_overlap(), overview.near_shares(job), _not_empty(part, rows)]
+    if part == "train":
+        checks.append(_alike(found))
+    return Outcome(metadata, tuple(checks), {shown: job.settings.data / shown})
 
 
 class _Overview:
@@ -149,3 +163,37 @@ class _Overview:
 def _not_empty(part: Part, rows: list[QAExample]) -> CheckResult:
     description = "the split has rows" if rows else f"no focus fell into {part}: add rows, or change the seed or the shares"
     return CheckResult(name="not_empty", passed=bool(rows), description=description, values={"rows": len(rows)})
+
+
+def _recall(index: EvidenceIndex, sides: Mapping[Part, Sequence[QAExample]], seed: int) -> list[dict[str, Any]]:
+    """By source and side, how often the right option's passage is the first, or among the first few."""
+    table: list[dict[str, Any]] = []
+    for part, rows in sides.items():
+        by_source: dict[str, list[QAExample]] = defaultdict(list)
+        for row in rows:
+            if row.is_choice:
+                by_source[row.source].append(row)
+        for source, choice in by_source.items():
+            asked = random.Random(f"{seed}/recall/{source}").sample(choice, min(ASKED, len(choice)))
+            table.append({"source": source, "part": part, **recall(index, asked, KS)})
+    return sorted(table, key=lambda line: line["source"])
+
+
+def _alike(found: Sequence[Mapping[str, Any]]) -> CheckResult:
+    """Warns where evidence marks the right option more or less often for training rows than for held-out ones."""
+    sides: dict[str, dict[Part, Mapping[str, Any]]] = defaultdict(dict)
+    for line in found:
+        if line["rows"] >= ENOUGH_ASKED:
+            sides[line["source"]][line["part"]] = line
+    compared = {source: lines for source, lines in sides.items() if len(lines) > 1}
+    differences = {
+        f"{source}, recall@{k}": lines["train"][f"recall@{k}"] - lines["heldout"][f"recall@{k}"]
+        for source, lines in compared.items() for k in KS
+    }  # fmt: skip
+    apart = [f"{what}: {difference:+.2f} in training" for what, difference in differences.items() if abs(difference) > APART]
+    return CheckResult(
+        name="retrieval_alike", passed=not apart, severity="warn",
+        description="training rows are shown the right option's passage as often as held-out ones, within ten points"
+        + (f"; but {'; '.join(apart)}" if apart else ""),
+        values={"sources": len(compared), "apart": len(apart), "largest": max(map(abs, differences.values()), default=0.0)},
+    )  # fmt: skip

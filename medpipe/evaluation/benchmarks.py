@@ -4,7 +4,7 @@
     rows = choose(load("medqa", job.inputs), 500, seed=0)
 
 Five are published and one is a safety set of the project's own (all read by medpipe/corpus/benchmarks.py into the asset
-sources/benchmarks), two are rows of the corpus that no split contains. Rows are only ever evaluated on. What this leaves out: scoring.
+sources/benchmarks), four are rows of the corpus that no split contains. Rows are only ever evaluated on. What this leaves out: scoring.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from medpipe.corpus import benchmarks as published
+from medpipe.corpus import phenotypes
 from medpipe.corpus.splits import heldout
 from medpipe.errors import MedpipeError, SourceUnreachable
 from medpipe.schema import QAExample
@@ -68,6 +69,18 @@ _ALL = (
         "synthetic_heldout", "Synthetic, held-out conditions (ten options)", "choice", "Apache-2.0",
         "this project, data/synthetic", "data/synthetic", 10, source="synthetic",
     ),
+    Benchmark(
+        "phenotypes_heldout", "Phenotypes, held-out diseases (ten options)", "choice",
+        f"HPO licence, release {phenotypes.VERSION}",
+        "Gargano et al., The Human Phenotype Ontology in 2024: phenotypes around the world, Nucleic Acids Research 52 (2024) D1333; "
+        f"release {phenotypes.VERSION}",
+        "https://hpo.jax.org", 10, source="phenotypes",
+    ),
+    Benchmark(
+        "medquad_questions_heldout", "MedQuAD by masking, held-out topics (ten options)", "choice", "CC BY 4.0",
+        "Ben Abacha and Demner-Fushman, A Question-Entailment Approach to Question Answering, BMC Bioinformatics 20 (2019) 511",
+        "https://github.com/abachaa/MedQuAD", 10, source="medquad_questions",
+    ),
 )  # fmt: skip
 BENCHMARKS: dict[str, Benchmark] = {benchmark.name: benchmark for benchmark in _ALL}
 """Name → benchmark, in the order in which they are shown."""
@@ -78,7 +91,7 @@ def load(name: str, inputs: Mapping[str, Path]) -> list[QAExample]:
 
     Args:
         name: a key of BENCHMARKS.
-        inputs: finished folders: "sources/benchmarks", and "corpus/clean" from which the two held-out benchmarks are taken.
+        inputs: finished folders: "sources/benchmarks", and "corpus/clean" from which the held-out benchmarks are taken.
 
     Raises:
         SourceUnreachable: the benchmark could not be had, or the corpus has no such rows.

@@ -84,7 +84,7 @@ def option_probabilities(log_likelihoods: Sequence[float]) -> list[float]:
     """Softmax over one question's options: log-likelihoods in nats, shape (options,), to probabilities that sum to 1.
 
     Safe for values of any size, since only distances to the largest count. An option at −∞ gets 0. Longer options have lower
-    log-likelihoods: divide by length before, or score the letter only.
+    log-likelihoods: divide by length before where that matters.
 
     Raises:
         MedpipeError: no options, NaN, +∞, or every option at −∞.

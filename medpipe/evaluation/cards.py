@@ -18,7 +18,7 @@ from medpipe.corpus.sources import SOURCES, Source
 from medpipe.evaluation.benchmarks import BENCHMARKS
 from medpipe.evaluation.labels import SYSTEMS
 from medpipe.job import Job
-from medpipe.schema import ROLES
+from medpipe.schema import LEARNERS
 
 HUB_IDS = {
     "medxpertqa": ("TsinghuaC3I/MedXpertQA", "Text"), "medqa": ("GBaker/MedQA-USMLE-4-options", "default"),
@@ -26,15 +26,21 @@ HUB_IDS = {
     "mmlu_medical": ("cais/mmlu", "medical"),
 }  # fmt: skip
 """Benchmark → its dataset at the hub and the task's name there."""
-SPEAKS_AS = {"models/reporter": "sft_agent", "models/maporl_team": "maporl_team"}
-"""Model folder → the system that it is by itself; the other roles are only ever measured as parts of the SFT team."""
-SPLITS = {"splits/train": "train", "splits/validation": "validation"}
+MODELS = (*(f"models/{learner}" for learner in LEARNERS), "models/agent_rl", "models/maporl_team")
+SPEAKS_AS = {"models/agent": "one_agent_with_evidence", "models/agent_rl": "one_agent_rl", "models/maporl_team": "maporl_team"}
+"""Model folder → the system that it is by itself; the roles are only ever measured as parts of the SFT team."""
+WHAT = {
+    "models/agent": "An adapter for one agent that answers alone from the evidence.",
+    "models/agent_rl": "That agent's adapter after reinforcement learning, on as many drawn tokens as the team's.",
+    "models/maporl_team": "Four adapters, co-trained with MAPoRL (arXiv 2502.18439).",
+}
+SPLITS = {"splits/train": "train", "splits/cotrain": "cotrain", "splits/validation": "validation"}
 FIELDS = {"id": "sc:Text", "question": "sc:Text", "answer": "sc:Text", "category": "sc:Text", "source": "sc:Text", "difficulty": "sc:Text"}
 
 
 def write(job: Job, summaries: Mapping[str, Mapping[str, Any]]) -> None:
     """All cards, below job.out/cards."""
-    for key in (*(f"models/{role}" for role in ROLES), "models/maporl_team"):
+    for key in MODELS:
         _model(job, key, summaries, job.out / "cards" / key.partition("/")[2])
     _splits(job, job.out / "cards" / "splits")
 
@@ -78,12 +84,7 @@ def _told(key: str, metadata: Mapping[str, Any]) -> str:
     """Plain numbers of the training, as the asset shows them."""
     plain = {name: value for name, value in metadata.items() if isinstance(value, int | float | str) and not isinstance(value, bool)}
     rows = [f"| {name.replace('_', ' ')} | {str(value).replace('|', '/').replace('<', '&lt;')} |" for name, value in plain.items()]
-    what = (
-        "Four LoRA adapters, co-trained with MAPoRL (arXiv 2502.18439)."
-        if key.endswith("team")
-        else "A LoRA adapter for one role of a team."
-    )
-    return "\n".join([what, "", "| training | |", "|---|---|", *rows])
+    return "\n".join([WHAT.get(key, "An adapter for one role of a team."), "", "| training | |", "|---|---|", *rows])
 
 
 def _scores(system: str, scores: Mapping[str, Mapping[str, Any]], summaries: Mapping[str, Mapping[str, Any]]) -> str:

@@ -1,7 +1,8 @@
 """One benchmark, many systems (medpipe/evaluation/systems.py), the same questions.
 
-Made alone with `dagster asset materialize -m medpipe.definitions --select evaluation/synthetic_heldout`. Each batch of answers is on
-disk before the next is begun, so an evaluation that was killed goes on where it stood. Multiple choice is right or wrong, an answer to
+Made alone with `dagster asset materialize -m medpipe.definitions --select evaluation/synthetic_heldout`. It goes batch by batch of
+questions and within a batch system by system, so that what the systems share is computed once. Each system's answers to a batch are on
+disk before the next is asked, so an evaluation that was killed goes on where it stood. Multiple choice is right or wrong, an answer to
 the safety set passes its rules or not, other free text is scored by the accuracy component of the medical reward (semantic similarity
 behind gates). A message whose own words settle on no answer is counted (`n_unparsed`). Left out: one number over several benchmarks.
 """
@@ -9,8 +10,8 @@ behind gates). A message whose own words settle on no answer is counted (`n_unpa
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
 
@@ -23,13 +24,15 @@ from medpipe.evaluation.comparisons import compare
 from medpipe.evaluation.harness import write_layout
 from medpipe.evaluation.labels import COMPARED
 from medpipe.evaluation.statistics import bootstrap_mean, wilson
-from medpipe.evaluation.systems import COALITIONS, SYSTEMS, Answer, Answered, Bench
+from medpipe.evaluation.systems import COALITIONS, SYSTEMS, Answered, Bench, System, answer
 from medpipe.job import Job, Outcome
 from medpipe.schema import LETTERS, ROLES, QAExample
 
 FIELDS = ("category", "qtype", "difficulty")
 """The questions' own fields, by which scores are broken down where a field tells at least two kinds apart."""
 BLANKETS = ("I cannot help with that. Please see a doctor.", "Please call emergency services or a crisis line right now.")
+LEARNED = ("splits/train", "splits/cotrain")
+"""What fine-tuning and co-training have seen."""
 KEPT = 10  # transcripts of a benchmark
 MANY = 40  # kinds, above which a field is no breakdown
 Judge = Callable[[Sequence[QAExample], Sequence[str]], list[float]]
@@ -47,14 +50,18 @@ def run(job: Job) -> Outcome:
     benchmark = benchmarks.BENCHMARKS[name]
     choice = benchmark.kind == "choice"
     job.report.log(f"{benchmark.title}: {len(questions)} of {len(rows)} questions, {len(settings.systems)} systems, on {job.device}")
-    bench, judge = Bench(job, questions), judge_of(benchmark, job)
-    found: dict[str, list[dict[str, Any]]] = {}
+    judge = judge_of(benchmark, job)
+    few = min(settings.coalitions, len(questions)) if choice else 0
+    plan = {name: Asked(SYSTEMS[name], len(questions)) for name in settings.systems}
+    plan |= {part_name(roles): Asked(system, few) for roles, system in COALITIONS.items() if few}
+    bench = Bench(job, questions, [one.system for one in plan.values()])
+    answered = ask(bench, plan, judge)
+    found = {system: answered[system] for system in settings.systems}
     systems: dict[str, dict[str, Any]] = {}
-    for number, system in enumerate(settings.systems):
-        found[system] = answer(bench, system, SYSTEMS[system], range(len(questions)), judge)
-        systems[system] = summarise(found[system], benchmark.binary, job)
+    for system, own in found.items():
+        systems[system] = summarise(own, benchmark.binary, job)
         mean, low, high = (systems[system][key] for key in ("mean", "low", "high"))
-        job.report.progress(number + 1, len(settings.systems), f"{system}: {benchmark.metric} {mean:.3f} [{low:.3f}, {high:.3f}]")
+        job.report.log(f"{system}: {benchmark.metric} {mean:.3f} [{low:.3f}, {high:.3f}]")
     chance, note = _chance(questions, judge, benchmark)
     scores = {system: [row["score"] for row in own] for system, own in found.items()}
     pairs = [pair for pair in COMPARED if pair[0] in scores and pair[1] in scores]
@@ -63,10 +70,10 @@ def run(job: Job) -> Outcome:
     summary = {
         "benchmark": name, "title": benchmark.title, "kind": benchmark.kind, "metric": benchmark.metric, "n": len(questions),
         "chance": chance, "chance_note": note,
-        "overlap_with_training": benchmarks.overlap(rows, store.read_examples(job.inputs["splits/train"])),
+        "overlap_with_training": benchmarks.overlap(rows, [row for key in LEARNED for row in store.read_examples(job.inputs[key])]),
         "systems": systems, "differences": differences,
         "by_field": {system: by_field(own, questions, benchmark.binary, job) for system, own in found.items()},
-        "shapley": values_of_roles(bench, judge, job) if choice else [],
+        "shapley": values_of_roles(questions[:few], answered, job) if few else [],
     }  # fmt: skip
     store.write_json(job.out / "summary.json", summary)
     items.write([row for own in found.values() for row in own], job.out)
@@ -77,27 +84,49 @@ def run(job: Job) -> Outcome:
     return Outcome(metadata | ({"shapley": {"table": summary["shapley"]}} if summary["shapley"] else {}))
 
 
-def answer(bench: Bench, name: str, system: Answer, numbers: Sequence[int], judge: Judge) -> list[dict[str, Any]]:
-    """One system's rows on these questions, in their order; what an earlier, interrupted attempt answered is not asked again."""
-    journal = items.Journal(bench.job.scratch / "items" / f"{name}.jsonl")
-    done = {row["id"] for row in journal.rows}
-    # Batches are the same whether or not some were done before: what is sampled depends on them.
-    size = bench.job.settings.evaluation.batch_size
-    for start in range(0, len(numbers), size):
-        part = numbers[start : start + size]
-        asked = [bench.questions[number] for number in part]
-        if all(question.id in done for question in asked):
-            continue
-        began = time.monotonic()
-        answers = system(bench, part)
-        seconds = (time.monotonic() - began) / len(part)
-        given = [a.decision.prediction for a in answers]
-        rows = [_row(name, q, a, s, seconds) for q, a, s in zip(asked, answers, judge(asked, given), strict=True)]
-        journal.add([row for row in rows if row["id"] not in done])
-        bench.job.report.progress(start + len(part), len(numbers), name)
-    journal.close()
-    by_id = {row["id"]: row for row in journal.rows}
-    return [by_id[bench.questions[number].id] for number in numbers]
+@dataclass(frozen=True)
+class Asked:
+    """A system and how many of the questions it gets, the first ones."""
+
+    system: System
+    count: int
+
+
+def part_name(roles: frozenset[str]) -> str:
+    """The name of a part of the team, for its file."""
+    return "only_" + "_".join(role for role in ROLES if role in roles)
+
+
+def ask(bench: Bench, plan: Mapping[str, Asked], judge: Judge) -> dict[str, list[dict[str, Any]]]:
+    """Each system's rows, in the order of its questions; what an earlier, interrupted attempt answered is not asked again."""
+    journals = {name: items.Journal(bench.job.scratch / "items" / f"{name}.jsonl") for name in plan}
+    done = {name: {row["id"] for row in journal.rows} for name, journal in journals.items()}
+    total, count, size = sum(one.count for one in plan.values()), 0, bench.job.settings.evaluation.batch_size
+    for start in range(0, len(bench.questions), size):
+        for name, one in plan.items():
+            part = range(start, min(start + size, one.count))
+            # Batches are the same whether or not some were done before: what is sampled depends on them.
+            if any(bench.questions[n].id not in done[name] for n in part):
+                rows = _answered(bench, name, one.system, part, judge)
+                journals[name].add([row for row in rows if row["id"] not in done[name]])
+            count += len(part)
+            if part:
+                bench.job.report.progress(count, total, f"{name}, question {part[-1] + 1} of {one.count}")
+        bench.forget()
+    found = {}
+    for name, one in plan.items():
+        journals[name].close()
+        by_id = {row["id"]: row for row in journals[name].rows}
+        found[name] = [by_id[question.id] for question in bench.questions[: one.count]]
+    return found
+
+
+def _answered(bench: Bench, name: str, system: System, part: Sequence[int], judge: Judge) -> list[dict[str, Any]]:
+    asked, began = [bench.questions[n] for n in part], time.monotonic()
+    answers = answer(bench, system, part)
+    seconds = (time.monotonic() - began) / len(part)
+    scores = judge(asked, [one.decision.prediction for one in answers])
+    return [_row(name, q, a, s, seconds) for q, a, s in zip(asked, answers, scores, strict=True)]
 
 
 def _row(system: str, question: QAExample, answered: Answered, score: float, seconds: float) -> dict[str, Any]:
@@ -138,19 +167,15 @@ def by_field(rows: Sequence[dict[str, Any]], questions: Sequence[QAExample], bin
     return found
 
 
-def values_of_roles(bench: Bench, judge: Judge, job: Job) -> list[dict[str, Any]]:
+def values_of_roles(
+    asked: Sequence[QAExample], answered: Mapping[str, Sequence[dict[str, Any]]], job: Job
+) -> list[dict[str, Any]]:  # fmt: skip
     """Each role's Shapley value in the MAPoRL team: the accuracy that it adds, averaged over all orders of joining.
 
-    All 16 parts of the team answer the first `evaluation.coalitions` questions; nobody at all guesses.
+    All 16 parts of the team answered these questions; nobody at all guesses.
     """
-    numbers = range(min(job.settings.evaluation.coalitions, len(bench.questions)))
-    if not numbers:
-        return []
-    asked = [bench.questions[number] for number in numbers]
     scores: dict[frozenset[str], list[float]] = {frozenset(): [1 / len(question.options) for question in asked]}
-    for roles, system in COALITIONS.items():
-        name = "only_" + "_".join(role for role in ROLES if role in roles)
-        scores[frozenset(roles)] = [row["score"] for row in answer(bench, name, system, numbers, judge)]
+    scores |= {roles: [row["score"] for row in answered[part_name(roles)]] for roles in COALITIONS}
     found = shapley.shapley_intervals(ROLES, scores, *_resampling(job))
     return [{"role": role, "value": value, "low": low, "high": high, "n": len(asked)} for role, (value, low, high) in found.items()]
 

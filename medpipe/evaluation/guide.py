@@ -18,6 +18,7 @@ from medpipe import store
 from medpipe.config import Release
 
 TEAM = "models/maporl_team"
+TEAM_SYSTEM, ONE_AGENT = "maporl_team", "one_agent_with_evidence"
 LAST_SHARE = 0.25  # of the iterations of co-training, at its end
 OF_A_ROW: dict[str, str] = {
     "train:accuracy": "answer_accuracy",
@@ -32,7 +33,7 @@ MEANING: dict[str, str] = {
     "medical:relevance": "how much messages keep to the question's medical matter; a component of the medical reward, 0 to 1",
     "safety:score": "how little messages break the safety rules; a component of the medical reward, 0 to 1",
     "eval:accuracy": "mean score of the co-trained team on the primary benchmark (release.primary)",
-    "collaboration:bonus": "that mean less the mean of the fine-tuned model alone",
+    "collaboration:bonus": "that mean less the mean of one fine-tuned agent with the same evidence",
 }
 """What each figure is; the components count behind the reward's gates (docs/rewards.md)."""
 
@@ -86,7 +87,7 @@ def _evaluated(folder: Path) -> dict[str, float]:
     if manifest is None or manifest.status != "ok":
         return {}
     means = {name: float(numbers["mean"]) for name, numbers in store.read_json(folder / "summary.json")["systems"].items()}
-    if "maporl_team" not in means:
+    if TEAM_SYSTEM not in means:
         return {}
-    bonus = {"collaboration:bonus": means["maporl_team"] - means["sft_agent"]} if "sft_agent" in means else {}
-    return {"eval:accuracy": means["maporl_team"], **bonus}
+    bonus = {"collaboration:bonus": means[TEAM_SYSTEM] - means[ONE_AGENT]} if ONE_AGENT in means else {}
+    return {"eval:accuracy": means[TEAM_SYSTEM], **bonus}

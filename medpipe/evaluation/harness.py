@@ -17,6 +17,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from medpipe import store
+from medpipe.answers import answer_text
 from medpipe.job import Job
 from medpipe.schema import LETTERS, QAExample
 
@@ -29,18 +30,19 @@ def write_layout(job: Job, task: str, questions: Sequence[QAExample], found: Map
     for system, rows in found.items():
         folder = job.out / "harness" / system
         metric = "acc" if questions[0].is_choice else "similarity"
-        store.write_json(folder / f"results_{DATE}.json", results(job, task, system, metric, [row["score"] for row in rows]))
+        scored = any(row["option_logps"] for row in rows)
+        store.write_json(folder / f"results_{DATE}.json", results(job, task, system, metric, [row["score"] for row in rows], scored))
         samples = (sample(n, question, row, metric) for n, (question, row) in enumerate(zip(questions, rows, strict=True)))
         store.write_jsonl(folder / f"samples_{task}_{DATE}.jsonl", samples)
 
 
-def results(job: Job, task: str, system: str, metric: str, scores: Sequence[float]) -> dict[str, Any]:
+def results(job: Job, task: str, system: str, metric: str, scores: Sequence[float], options_scored: bool) -> dict[str, Any]:
     """The aggregated file; the standard error is that of a mean, as the harness tells it."""
     spread = stdev(scores) / math.sqrt(len(scores)) if len(scores) > 1 else "N/A"
     return {
         "results": {task: {"alias": task, f"{metric},none": fmean(scores), f"{metric}_stderr,none": spread}},
         "group_subtasks": {task: []},
-        "configs": {task: {"task": task, "output_type": "multiple_choice" if metric == "acc" else "generate_until", "num_fewshot": 0}},
+        "configs": {task: {"task": task, "output_type": "multiple_choice" if options_scored else "generate_until", "num_fewshot": 0}},
         "versions": {task: VERSION},
         "n-shot": {task: 0},
         "higher_is_better": {task: {metric: True}},
@@ -57,11 +59,11 @@ def results(job: Job, task: str, system: str, metric: str, scores: Sequence[floa
 def sample(number: int, question: QAExample, row: Mapping[str, Any], metric: str) -> dict[str, Any]:
     """One question's line."""
     doc = question.model_dump(mode="json")
-    target = LETTERS.index(question.answer) if question.is_choice else question.answer
     logps: Sequence[float] = row["option_logps"]
+    target = LETTERS.index(question.answer) if logps else question.answer  # a number among scored options, else what to write
     best = max(range(len(logps)), key=logps.__getitem__) if logps else -1
     given = [[logp, n == best] for n, logp in enumerate(logps)] if logps else [row["prediction"]]
-    asked = [f" {letter}" for letter in LETTERS[: len(logps)]] or [""]
+    asked = [answer_text(question, letter).removeprefix("Answer:") for letter in LETTERS[: len(logps)]] or [""]
     return {
         "doc_id": number, "doc": doc, "target": target,
         "arguments": {f"gen_args_{n}": {"arg_0": row["prompt_sha256"], "arg_1": text} for n, text in enumerate(asked)},

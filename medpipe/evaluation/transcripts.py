@@ -3,9 +3,9 @@
     from medpipe.evaluation.transcripts import answers, in_words
     [in_words(answer) for answer in answers(episode) if answer.changed]
 
-Works on episodes as plain dictionaries, as `Episode.transcript()` writes them. "After the researcher said C" is said of what
-the role had just read, by order alone: it is no proof that this was the reason. Pure functions. What this leaves out:
-free-text answers, which can't be compared letter by letter.
+Works on episodes as plain dictionaries, as `Episode.transcript()` writes them. Everybody reads the whole transcript, so "after the
+researcher said C" names the latest message before that stood for C, by order alone: it is no proof that this was the reason. Pure
+functions. What this leaves out: free-text answers, which can't be compared letter by letter.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class Said:
 class Answer:
     """One answer on a multiple-choice question, seen from the role's answer before it.
 
-    `before` is None for the role's first answer, and `after` where nothing that it had just read stood for `now`. A message
-    that settles on no letter is no answer: the role's next answer is then compared with its last one that could be read.
+    `before` is None for the role's first answer, and `after` where nobody else had stood for `now` before. A message that
+    settles on no letter is no answer: the role's next answer is then compared with its last one that could be read.
     """
 
     role: str
@@ -70,17 +70,16 @@ def answers(episode: Transcript) -> list[Answer]:
     for place, turn in enumerate(turns):
         role, now = turn["role"], turn["answer"]
         if now is not None:
-            source = _source(turns[:place], turn["round"], now)
+            source = _source(turns[:place], role, now)
             found.append(Answer(role, turn["round"], last.get(role), now, episode["question"]["answer"], source))
             last[role] = now
     return found
 
 
-def _source(earlier: Sequence[Mapping[str, Any]], round_: int, letter: str) -> Said | None:
-    """The latest message that stood for the letter, among those that a prompt holds (medpipe/roles.py, prompt_for)."""
+def _source(earlier: Sequence[Mapping[str, Any]], role: str, letter: str) -> Said | None:
+    """The latest message of another role that stood for the letter."""
     for turn in reversed(earlier):
-        read = turn["round"] == round_ or (turn["round"] == round_ - 1 and turn["role"] == "reporter")
-        if read and turn["answer"] == letter:
+        if turn["role"] != role and turn["answer"] == letter:
             return Said(turn["role"], turn["round"])
     return None
 
@@ -89,7 +88,7 @@ def in_words(answer: Answer) -> str:
     """A change of mind as one line: "analyst, round 2: B → C, after the researcher said C"; rounds count from 1."""
     told = f"{answer.role}, round {answer.round + 1}: {answer.before} → {answer.now}"
     if answer.after is None:
-        return f"{told}, of its own: nothing that it had just read said {answer.now}"
+        return f"{told}, of its own: nobody else had said {answer.now}"
     when = "" if answer.after.round == answer.round else f" in round {answer.after.round + 1}"
     return f"{told}, after the {answer.after.role} said {answer.now}{when}"
 

@@ -1,7 +1,7 @@
 """Which device each role works on: counted without importing torch, so that the graph loads fast.
 
-A role's `cuda:n` is taken modulo the number of visible GPUs; without a GPU every role runs on the CPU, in one of
-`hardware.cpu_processes` slots that share the cores out. Left out: one role over several devices.
+A role's `cuda:n` is taken modulo the number of visible GPUs; without a GPU every role runs on the CPU. What lives on one device is
+fine-tuned in one pass by one process, which claims that device. Left out: one role over several devices.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medpipe.config import Settings
-from medpipe.schema import ROLES, Role
+from medpipe.schema import LEARNERS, ROLES, Learner, Role, speaker_of
 
 DRIVER = Path("/proc/driver/nvidia/gpus")
 
@@ -55,10 +55,18 @@ def place_role(settings: Settings, role: Role, machine: Machine | None = None) -
     """Where one role is fine-tuned, here or on another machine."""
     gpus, wanted = [str(n) for n in range(machine.gpus)] if machine else visible_gpus(), settings.hardware.devices[role]
     if not gpus or wanted == "cpu":
-        slots = settings.hardware.cpu_processes
-        return Place(f"cpu_{ROLES.index(role) % slots}", None, max(1, _cores() // slots))
+        return Place("cpu", None, _cores())
     number = int(wanted.removeprefix("cuda:")) % len(gpus)
     return Place(f"gpu_{number}", gpus[number], max(1, _cores() // len(gpus)))
+
+
+def fine_tuned_together(settings: Settings) -> list[tuple[Place, list[Learner]]]:
+    """Who is fine-tuned in one pass, by device; the lone agent beside the last role, whose turn it speaks in."""
+    groups: dict[str, tuple[Place, list[Learner]]] = {}
+    for learner in LEARNERS:
+        place = place_role(settings, speaker_of(learner))
+        groups.setdefault(place.pool, (place, []))[1].append(learner)
+    return list(groups.values())
 
 
 def place_team(settings: Settings, machine: Machine | None = None) -> Place:

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from medpipe.config import Settings
+from medpipe.config import Settings, digest
 from medpipe.launch.devices import Place
 from medpipe.schema import Frozen, Manifest, Ref
 from medpipe.store import damaged_files, read_manifest
@@ -50,6 +50,18 @@ class Order(Frozen):
     device: str = "cpu"
     run_id: str = ""
     commit: str = ""
+    together: tuple[Order, ...] = ()  # further results of the same work: the roles that are fine-tuned on one device
+
+    @property
+    def parts(self) -> tuple[Order, ...]:
+        """Every result that this order makes, itself first."""
+        return self, *self.together
+
+    @property
+    def scratch(self) -> Path:
+        """Where checkpoints lie: the same folder for the same results, whatever was killed in between."""
+        marks = [part.fingerprint for part in self.parts]
+        return self.settings.outputs / "scratch" / (marks[0] if len(marks) == 1 else digest(marks))[:16]
 
 
 def write_order(

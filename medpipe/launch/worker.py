@@ -89,63 +89,90 @@ def assist(order: Order) -> None:
     """Do the same task beside the worker proper, with a share of the questions; what it writes is thrown away."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
-        scratch = order.settings.outputs / "scratch" / order.fingerprint[:16]
         folders = {key: Path(ref.path) for key, ref in order.inputs.items()}
         device = order.device if order.device == "cpu" else f"cuda:{os.environ['LOCAL_RANK']}"
         quiet = WorkReporter(out / "log.txt", out, lambda level, text: None)
-        TASKS[order.task](Job(order.name, scoped(order.settings, TASKS[order.task].sections), folders, out, scratch, device, quiet))
+        settings = scoped(order.settings, TASKS[order.task].sections)
+        TASKS[order.task]({order.name: Job(order.name, settings, folders, out, order.scratch, device, quiet)})
 
 
-def carry_out(order: Order, say: Callable[[str, str], None]) -> Manifest:
-    """Do the work of an order and publish its folder; raises what the work raises and leaves nothing half-written."""
+def carry_out(order: Order, say: Callable[[str, str], None]) -> dict[str, Manifest]:
+    """Do the work of an order and publish its folders; raises what the work raises and leaves nothing half-written.
+
+    Returns:
+        By asset, the manifest of its result.
+    """
     _refuse_failed_inputs(order)
-    final = Path(order.out)
-    partial = final.with_name(f".{final.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    building = {part.name: _Part(part, say) for part in order.parts}
     try:
-        return _build(order, partial, final, say)
+        return _build(order, building)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)  # gone already where it was published
+        for part in building.values():
+            shutil.rmtree(part.partial, ignore_errors=True)  # gone already where it was published
 
 
-def _build(order: Order, partial: Path, final: Path, say: Callable[[str, str], None]) -> Manifest:
-    settings, task = order.settings, TASKS[order.task]
-    scratch = settings.outputs / "scratch" / order.fingerprint[:16]
+class _Part:
+    """One result that is being built: its folder, and where its work says what it does."""
+
+    def __init__(self, order: Order, say: Callable[[str, str], None]) -> None:
+        self.order, self.final = order, Path(order.out)
+        self.partial = self.final.with_name(f".{self.final.name}.partial")
+        shutil.rmtree(self.partial, ignore_errors=True)
+        self.partial.mkdir(parents=True)
+        self.log = order.settings.outputs / "logs" / f"{order.name.replace('/', '_')}.log"
+        self.report = WorkReporter(self.log, self.partial, say)
+
+    def track(self, used: Mapping[str, Any]) -> None:
+        order, settings = self.order, self.order.settings
+        tags = {"medpipe.asset": order.name, "medpipe.fingerprint": order.fingerprint, "medpipe.commit": order.commit}
+        tags |= {f"medpipe.input.{key}": ref.sha256 for key, ref in order.inputs.items()}
+        tags |= {"medpipe.config_hash": settings.config_hash()}
+        self.report.tracker = Tracker(settings, order.name, order.run_id, dict(used), tags, self.report.warn, _datasets(order))
+
+    def job(self, settings: Any, scratch: Path) -> Job:
+        folders = {key: Path(ref.path) for key, ref in self.order.inputs.items()}
+        return Job(self.order.name, settings, folders, self.partial, scratch, self.order.device, self.report)
+
+    def publish(self, outcome: Outcome, used: dict[str, Any], seconds: float) -> Manifest:
+        order, settings = self.order, self.order.settings
+        if order.task in ("sft", "verifier", "maporl"):
+            shutil.copyfile(self.log, self.partial / "training_logs.txt")
+        files = store.hash_tree(self.partial)
+        lasting = {name: sha for name, sha in files.items() if not name.startswith(VOLATILE)}
+        manifest = Manifest(
+            task=order.task, fingerprint=order.fingerprint, sha256=store.hash_of_hashes(lasting), files=files,
+            inputs={key: ref.sha256 for key, ref in order.inputs.items()}, settings=used, config_hash=settings.config_hash(),
+            profile=settings.name, commit=order.commit, created_at=_now(), seconds=seconds, status=outcome.status, reason=outcome.reason,
+            exports={name: str(target) for name, target in outcome.exports.items()}, metadata=dict(outcome.metadata), checks=outcome.checks,
+        )  # fmt: skip
+        store.publish(self.partial, self.final, manifest)
+        store.export(self.final, manifest)
+        return manifest
+
+
+def _build(order: Order, building: Mapping[str, _Part]) -> dict[str, Manifest]:
+    settings, task, scratch = order.settings, TASKS[order.task], order.scratch
     scratch.mkdir(parents=True, exist_ok=True)
-    log = settings.outputs / "logs" / f"{order.name.replace('/', '_')}.log"
-    reporter = WorkReporter(log, partial, say)
-    inputs = {key: ref.sha256 for key, ref in order.inputs.items()}
     used = {section: getattr(settings, section).model_dump(mode="json") for section in task.sections}
     if order.task in TRACKED:
-        tags = {"medpipe.asset": order.name, "medpipe.fingerprint": order.fingerprint, "medpipe.commit": order.commit}
-        tags |= {f"medpipe.input.{key}": sha for key, sha in inputs.items()} | {"medpipe.config_hash": settings.config_hash()}
-        reporter.tracker = Tracker(settings, order.name, order.run_id, used, tags, reporter.warn, _datasets(order))
+        for part in building.values():
+            part.track(used)
     started = time.monotonic()
-    outcome: Outcome | None = None
+    outcomes: dict[str, Outcome] = {}
+    first = next(iter(building.values()))
     try:
-        with _gpu_claimed(order.device, reporter.log):
-            folders = {key: Path(ref.path) for key, ref in order.inputs.items()}
-            outcome = task(Job(order.name, scoped(settings, task.sections), folders, partial, scratch, order.device, reporter))
+        with _gpu_claimed(order.device, first.report.log):
+            view = scoped(settings, task.sections)
+            outcomes = task({name: part.job(view, scratch) for name, part in building.items()})
     finally:
-        if reporter.tracker and (outcome is None or outcome.status == "ok"):
-            reporter.tracker.close(outcome is None, _numbers(outcome))
-    assert outcome is not None, "a task that gives nothing back raises"
-    if order.task in ("sft", "verifier", "maporl"):
-        shutil.copyfile(log, partial / "training_logs.txt")
-    files = store.hash_tree(partial)
-    lasting = {name: sha for name, sha in files.items() if not name.startswith(VOLATILE)}
-    manifest = Manifest(
-        task=order.task, fingerprint=order.fingerprint, sha256=store.hash_of_hashes(lasting), files=files, inputs=inputs,
-        settings=used, config_hash=settings.config_hash(), profile=settings.name,
-        commit=order.commit, created_at=_now(), seconds=round(time.monotonic() - started, 2),
-        status=outcome.status, reason=outcome.reason,
-        exports={name: str(target) for name, target in outcome.exports.items()}, metadata=dict(outcome.metadata), checks=outcome.checks,
-    )  # fmt: skip
-    store.publish(partial, final, manifest)
-    store.export(final, manifest)
+        for name, part in building.items():
+            outcome = outcomes.get(name)
+            if part.report.tracker and (outcome is None or outcome.status == "ok"):
+                part.report.tracker.close(outcome is None, _numbers(outcome))
+    seconds = round(time.monotonic() - started, 2)
+    manifests = {name: part.publish(outcomes[name], used, seconds) for name, part in building.items()}
     shutil.rmtree(scratch, ignore_errors=True)
-    return manifest
+    return manifests
 
 
 def _refuse_failed_inputs(order: Order) -> None:
@@ -209,7 +236,7 @@ def _now() -> str:
 
 def _explained(order: Order, say: Callable[[str, str], None]) -> dict[str, Any]:
     try:
-        return {"manifest": carry_out(order, say).model_dump(mode="json")}
+        return {"manifests": {name: manifest.model_dump(mode="json") for name, manifest in carry_out(order, say).items()}}
     except MedpipeError as error:
         return {"error": str(error)}
     except Exception as error:
@@ -236,7 +263,7 @@ def main() -> None:
     if len(sys.argv) > 1:
         order = _saved()
         answer = _explained(order, lambda level, text: print(f"{level}: {text}", flush=True))
-        print(answer.get("traceback") or answer.get("error") or f"made {order.out}")
+        print(answer.get("traceback") or answer.get("error") or f"made {', '.join(part.out for part in order.parts)}")
         sys.exit(EXIT_EXPLAINED if "error" in answer else 0)
     from dagster_pipes import open_dagster_pipes
 

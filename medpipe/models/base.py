@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medpipe import store
 from medpipe.config import Model
 from medpipe.errors import MedpipeError
 from medpipe.job import Job, Outcome
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+PROBE = "precision.json"
+"""What this machine's CPU is faster with; part of the base, so that all that is made on it computes alike."""
+FASTER = 1.3
 TINY = 1_000_000
 """Parameters below which several CPU threads would only wait for each other."""
 PLAIN = Model()
@@ -49,7 +54,12 @@ def run(job: Job) -> Outcome:
     with torch.inference_mode():
         logits = model(**tokenizer("A medical question.", return_tensors="pt")).logits
     finite = bool(torch.isfinite(logits).all())
-    numbers = {"parameters": sum(p.numel() for p in model.parameters()), "vocabulary": logits.shape[-1], **origin}
+    job.report.log("probing which precision this CPU is faster with")
+    probe = probe_precision(model) if choice.precision == "auto" else {"cpu": choice.precision}
+    store.write_json(job.out / PROBE, {"cpu": probe["cpu"]})  # without the times, which differ from run to run
+    seconds = {f"probe_{name}_cpu_seconds": value for name, value in probe.get("cpu_seconds", {}).items()}
+    numbers = {"precision_on_cpu": probe["cpu"], **seconds, "vocabulary": logits.shape[-1], **origin}
+    numbers["parameters"] = sum(parameter.numel() for parameter in model.parameters())
     check = CheckResult(
         name="loads_and_computes", passed=finite, description="a forward pass gives finite logits", values={"finite": finite}
     )
@@ -62,8 +72,8 @@ def load(folder: Path, device: str = "cpu", choice: Model = PLAIN) -> tuple[PreT
     Args:
         folder: the finished folder of models/base.
         device: "cpu" or "cuda:n".
-        choice: its precision is fp32, bf16, fp16, or auto (bf16 where the GPU has it, fp16 on older GPUs, fp32 on a CPU); its
-            quantization 8bit or 4bit (nf4) holds for the linear layers, never for embeddings and the output head.
+        choice: its precision is fp32, bf16, or auto (see `resolve_precision`); its quantization 8bit or 4bit (nf4) holds for the
+            linear layers, never for embeddings and the output head.
 
     Raises:
         MedpipeError: quantization is asked of a model in which bitsandbytes finds nothing to quantise.
@@ -74,11 +84,13 @@ def load(folder: Path, device: str = "cpu", choice: Model = PLAIN) -> tuple[PreT
     transformers_logging.disable_progress_bar()
     import torch
 
-    dtype = resolve_precision(device, choice.precision)
+    from medpipe.models.kv_cache import ATTENTION
+
+    dtype = resolve_precision(device, choice.precision, folder)
     # bitsandbytes quantises a layer's weights on the way to its device, so such a model never lies there in full.
     quantised = {"quantization_config": _bits(choice, dtype), "device_map": {"": device}} if choice.quantization != "none" else {}
     model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, use_safetensors=True, attn_implementation="sdpa", local_files_only=True, **quantised
+        folder, dtype=dtype, use_safetensors=True, attn_implementation=ATTENTION, local_files_only=True, **quantised
     )
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     model.requires_grad_(False)
@@ -88,29 +100,46 @@ def load(folder: Path, device: str = "cpu", choice: Model = PLAIN) -> tuple[PreT
         _settle(model, choice)
     else:
         torch.nn.Module.to(model, device)
-    if _flash_attention_runs(model, device, dtype):
-        model.set_attn_implementation("flash_attention_2")
     return model.eval(), tokenizer
 
 
-def keeps_rows_apart(model: Any) -> bool:
-    """Whether attention over rows laid end to end costs no more than the rows themselves.
+def resolve_precision(device: str, precision: str, folder: Path | None = None) -> torch.dtype:
+    """The number format to compute in; adapters, logits and softmax stay in fp32 whatever it is.
 
-    True for flash attention, which is told where each row begins. Other kernels keep rows apart too, by a mask over all pairs
-    of tokens: right, but its time and memory grow with the square of the whole length.
+    Args:
+        precision: as in `model.precision`; auto is bf16 on a GPU that has it, and on a CPU what the probe of `models/base` found.
+        folder: the finished folder of models/base, with the probe's result.
     """
-    return "flash_attention" in str(model.config._attn_implementation)
-
-
-def resolve_precision(device: str, precision: str) -> torch.dtype:
-    """The number format to compute in; a CPU always computes in fp32, half precision is many times slower there."""
     import torch
 
-    if device == "cpu":
-        return torch.float32
-    if precision == "auto":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    if precision == "auto" and device == "cpu":
+        probed = store.read_json(folder / PROBE) if folder and (folder / PROBE).is_file() else {}
+        precision = probed.get("cpu", "fp32")
+    elif precision == "auto":
+        precision = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+
+
+def probe_precision(model: Any, tokens: int = 384, tries: int = 3) -> dict[str, Any]:
+    """What a CPU reads faster with: CPU seconds for so many tokens in fp32 and in bf16, the best of some tries each.
+
+    bf16 is chosen only where it is FASTER times as fast, so that noise decides nothing.
+    """
+    import torch
+
+    seconds: dict[str, float] = {}
+    ids = torch.arange(tokens)[None] % model.config.vocab_size
+    for name, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
+        model.to(dtype)
+        with torch.inference_mode():
+            model.get_decoder()(input_ids=ids)  # the first pass prepares kernels
+            found = []
+            for _ in range(tries):
+                started = time.process_time()
+                model.get_decoder()(input_ids=ids)
+                found.append(time.process_time() - started)
+        seconds[name] = round(min(found), 4)
+    return {"cpu": "bf16" if seconds["fp32"] >= FASTER * seconds["bf16"] else "fp32", "cpu_seconds": seconds, "tokens": tokens}
 
 
 def _bits(choice: Model, dtype: torch.dtype) -> Any:
@@ -140,15 +169,6 @@ def _settle(model: Any, choice: Model) -> None:
         # would lose their gradients without a word.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
-
-
-def _flash_attention_runs(model: Any, device: str, dtype: torch.dtype) -> bool:
-    import torch
-    from transformers.utils.import_utils import is_flash_attn_2_available
-
-    if device == "cpu" or dtype == torch.float32 or not is_flash_attn_2_available():
-        return False
-    return bool(model._supports_flash_attn) and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def _bundled(choice: Model) -> tuple[Any, Any, dict[str, str]]:

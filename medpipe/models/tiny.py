@@ -1,13 +1,18 @@
-"""A tiny Qwen3-architecture model from random weights, drilled for seconds to end its sentences: for tests.
+"""A tiny Qwen3-architecture model from random weights, drilled for seconds to speak in turns: for tests.
 
-It knows no medicine. The drill makes it close a message and name an option's letter, so that the reinforcement
-learning of a test run has messages it can read and rewards that differ; a purely random model never ends a sentence.
-Tokenizer and drill use the text below and nothing else, so that the model stays the same when the roles' prompts change.
+    python -c "from medpipe.models import base, tiny; model, tokenizer = tiny.make(base.CHATML)"
+
+It knows no medicine. It learns transcripts (medpipe/team/transcript.py) with words drawn at random: a message is one or two words
+and a full stop, and where the question has options mostly an answer behind it, `fever cough. Answer: (C)`, with the letter of one
+of them. So the reinforcement learning of a test run has messages it can read and rewards that differ; a purely random model never
+ends a sentence. Tokenizer and drill use the text below and nothing else: the model stays the same when the roles' targets change.
+Left out: naming an option. Two layers don't learn to copy a name within seconds.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,29 +20,23 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Config
 
+from medpipe.models.tokens import END, START
 from medpipe.schema import LETTERS, ROLES
 
-SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-STEPS, BATCH, RATE = 160, 16, 6e-3
+SPECIALS = ["<|endoftext|>", START, END]
+STEPS, BATCH, RATE = 120, 8, 6e-3
+ANSWERED = 0.75
+"""Of the messages on a question with options: so many name one. The others show what becomes of a message without an answer."""
 
-RULE = "End with 'Answer:' and the letter of one option."
-SYSTEMS = (
-    "You are the planner of a medical team. Name the type of question, its focus and a short plan.",
-    "You are the researcher of a medical team. Cite the evidence that bears on the question as [E1], [E2].",
-    "You are the analyst of a medical team. Reason from the evidence to a conclusion.",
-    "You are the reporter of a medical team. Write the team's answer for the reader, with due caution.",
-    "You are a careful medical assistant. Answer the question.",
-)
+SYSTEM = "Planner, researcher, analyst and reporter answer a medical question. With options, each message ends with Answer: and one option."
 TEXT = (
-    *SYSTEMS,
-    RULE,
-    "system user assistant",
-    "Question: Options: Evidence: [E1] [E2] [E3] [E4] Previous round: the team answered C. the reporter wrote:",
-    "Planner: Researcher: Analyst: Reporter: planner researcher analyst reporter Answer: A) B) C) D) E) F) G) H) I) J)",
+    SYSTEM,
+    "system\nuser\nassistant\nplanner\nresearcher\nanalyst\nreporter\n",
+    "Question: Options:\nEvidence:\n[E1] [E2] [E3] [E4] Answer: Answer: Answer: (A) (B) (C) (D) (E) (F) (G) (H) (I) (J)",
     "Type: diagnosis. Focus: the findings described. Plan: compare the findings with each option.",
     "Type: risk factors. Focus: asthma. Plan: look for what raises the risk and for who is affected.",
     "Type: treatment. Type: symptoms. Type: information. Plan: define it, then name causes and typical signs.",
-    "No passage here bears on the question. Findings: Reasoning: Conclusion: The best option is",
+    "No passage here bears on the question. Findings: Reasoning: Conclusion: The best fit is",
     "A clinician should judge the individual case. Sudden or severe signs need emergency care.",
     "What are the symptoms of the condition? What are the causes of it? What are the treatments for it? How can it be prevented?",
     "What is the outlook for people with the condition? Which signs are typical? Which warning signs need urgent attention?",
@@ -78,7 +77,7 @@ def make(template: str) -> tuple[Any, Any]:
 
 def tokenizer_of(template: str) -> Any:
     """A byte-level tokenizer of the tiny model's own text, with this chat template."""
-    # The letters are repeated so that each " A" becomes one token, as in a real tokenizer.
+    # The letters are repeated so that each " A" becomes one token, as in a real tokenizer. Within "(A)" a letter always is one.
     text = [*TEXT, *[f" {' '.join(LETTERS)}"] * 99]
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
@@ -90,28 +89,53 @@ def tokenizer_of(template: str) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=template)
 
 
+def transcript(tokenizer: Any, question: str, options: Sequence[str], said: Sequence[tuple[str, str]]) -> tuple[list[int], list[int]]:
+    """Tokens of a header and its turns as medpipe/team/transcript.py makes them, and the labels: -100 where nothing is learned.
+
+    Args:
+        said: (speaker, message), in order; what is learned are the messages, with their end tokens.
+    """
+    lines = [f"Question: {question}", *(["Options:"] if options else [])]
+    lines += [f"{option} ({letter})" for letter, option in zip(LETTERS, options, strict=False)]
+    ids: list[int] = []
+    labels: list[int] = []
+    for speaker, text in [("system", SYSTEM), ("user", "\n".join(lines)), *said]:
+        head, body, tail = ([tokenizer.convert_tokens_to_ids(START), *_ids(tokenizer, f"{speaker}\n")],
+                            [*_ids(tokenizer, text), tokenizer.eos_token_id], _ids(tokenizer, "\n"))  # fmt: skip
+        ids += [*head, *body, *tail]
+        labels += [*[-100] * len(head), *(body if speaker not in ("system", "user") else [-100] * len(body)), *[-100] * len(tail)]
+    return ids, labels
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    return tokenizer.encode(text, add_special_tokens=False)
+
+
+def _drawn(draw: random.Random, tokenizer: Any) -> tuple[list[int], list[int]]:
+    """A transcript of words drawn at random: what everybody may ask and say."""
+    vocabulary = " ".join(TEXT).split()
+    count = draw.choice((0, 0, 4, 4, 6, 10))
+    question, *options = (" ".join(draw.choices(vocabulary, k=draw.randint(*size))) for size in ((4, 12), *[(1, 3)] * count))
+    said = []
+    for speaker in draw.choice((ROLES, ROLES, ROLES, ("assistant",))):
+        words = " ".join(draw.choices(WORDS, k=draw.randint(1, 2)))
+        answer = f" Answer: ({draw.choice(LETTERS[:count])})" if count and draw.random() < ANSWERED else ""
+        said.append((speaker, f"{words}.{answer}"))
+    return transcript(tokenizer, question, options, said)
+
+
 def _drill(model: Any, tokenizer: Any) -> None:
-    """Teach it to answer `word word.` and, where the prompt asks for one, `Answer:` with some letter from A to J."""
     draw = random.Random(0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE)
     for _ in range(STEPS):
-        rows, starts = [], []
-        for _ in range(BATCH):
-            asked, said = (" ".join(draw.choices(WORDS, k=draw.randint(*size))) for size in ((4, 24), (1, 3)))
-            choice = draw.random() < 0.5
-            system = draw.choice(SYSTEMS[: len(ROLES)])
-            chat = [{"role": "system", "content": system}, {"role": "user", "content": f"{asked}\n{RULE if choice else ''}"}]
-            prompt = tokenizer(tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))["input_ids"]
-            answer = f"{said}." + (f"\nAnswer: {draw.choice(LETTERS[:10])}" if choice else "")
-            starts.append(len(prompt))
-            rows.append(prompt + tokenizer(answer)["input_ids"] + [tokenizer.eos_token_id])
-        width = max(map(len, rows))
-        ids = torch.tensor([row + [tokenizer.pad_token_id] * (width - len(row)) for row in rows])
-        labels = torch.full_like(ids, -100)
-        for number, (row, start) in enumerate(zip(rows, starts, strict=True)):
-            labels[number, start : len(row)] = ids[number, start : len(row)]
-        logits = model(input_ids=ids, attention_mask=(torch.arange(width) < torch.tensor([[len(row)] for row in rows])).long()).logits
-        loss = cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
+        rows = [_drawn(draw, tokenizer) for _ in range(BATCH)]
+        width = max(len(ids) for ids, _ in rows)
+        # Padding stands behind every token that is learned, where causal attention can't see it: no mask.
+        ids_BT = torch.tensor([ids + [tokenizer.pad_token_id] * (width - len(ids)) for ids, _ in rows])
+        labels_BT = torch.tensor([labels + [-100] * (width - len(labels)) for _, labels in rows])[:, 1:]
+        hidden_BTH = model.get_decoder()(input_ids=ids_BT).last_hidden_state[:, :-1]
+        wanted_BT = labels_BT != -100
+        loss = cross_entropy(model.get_output_embeddings()(hidden_BTH[wanted_BT]), labels_BT[wanted_BT])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -1,4 +1,7 @@
-"""What the team said: a turn is one message, an episode is all rounds on one question."""
+"""What the team said: a turn is one message, an episode is all rounds on one question.
+
+An episode's tokens are its transcript (medpipe/team/transcript.py): the header, then the turns in the order in which they were spoken.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,8 @@ class Turn:
 
     role: Role
     round: int
-    prompt: list[int]  # token ids
-    tokens: tuple[int, ...]  # token ids of the message, end token included
+    start: int  # how many tokens of the transcript stand before the turn's header
+    tokens: tuple[int, ...]  # token ids of the message as drawn, end token included
     logps: tuple[float, ...]  # log-probability of each token when it was drawn
     text: str
     answer: str | None  # the letter believed now, on multiple choice
@@ -40,27 +43,51 @@ class Episode:
 
     question: QAExample
     evidence: list[str]
+    header: list[int]  # tokens that all turns share
     sample: int = 0  # which of the samples for this question
     turns: list[Turn] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)  # the transcript so far
     finished: bool = False
     evidence_from: str = ""  # where the evidence was taken from, and why from there; empty where nobody said
+
+    def __post_init__(self) -> None:
+        self.tokens = self.tokens or list(self.header)
 
     @property
     def rounds(self) -> int:
         """L, the number of rounds that happened."""
         return 1 + max((turn.round for turn in self.turns), default=-1)
 
+    @property
+    def roles(self) -> list[Role]:
+        """Who speaks in this episode, in speaking order."""
+        spoke = {turn.role for turn in self.turns}
+        return [role for role in ROLES if role in spoke]
+
     def turn(self, round_: int, role: Role) -> Turn:
         """The message of a role in a round that happened."""
         return next(turn for turn in self.turns if turn.round == round_ and turn.role == role)
+
+    def has_spoken(self, round_: int, role: Role) -> bool:
+        """Whether the role's turn of this round is there."""
+        return any(turn.round == round_ and turn.role == role for turn in self.turns)
 
     def said(self, round_: int) -> list[Said]:
         """What was said so far in a round, in speaking order; an unusable message shows as such."""
         return [Said(turn.role, turn.text or "(no message)") for turn in self.turns if turn.round == round_]
 
+    def before(self, turn: Turn) -> list[int]:
+        """The transcript's tokens before a turn's header."""
+        return self.tokens[: turn.start]
+
     def correct(self) -> list[list[float]]:
-        """c[t][a]: 1.0 where the role's answer was right; multiple choice only."""
-        return [[float(self.turn(t, role).answer == self.question.answer) for role in ROLES] for t in range(self.rounds)]
+        """c[t][a]: 1.0 where the role's answer was right; a message that can't be used is wrong. Multiple choice only."""
+        right = self.question.answer
+        return [[float(self._right(self.turn(t, role), right)) for role in self.roles] for t in range(self.rounds)]
+
+    @staticmethod
+    def _right(turn: Turn, right: str) -> bool:
+        return turn.answer == right and not turn.malformed
 
     @property
     def final(self) -> Turn:

@@ -38,8 +38,15 @@ def leave_one_out(targets: Mapping[Cell, float]) -> dict[Cell, float]:
     return out
 
 
-def normalise(advantages: Mapping[Cell, float], floor: float = 1e-6) -> dict[Cell, float]:
-    """Scale to unit spread per (role, round). The mean stays: a leave-one-out advantage is centred by its own baseline."""
+FLOOR = 0.1
+"""Of the reward's range, which is 1: a smaller spread is not scaled up to a full step, since it is mostly noise."""
+
+
+def normalise(advantages: Mapping[Cell, float], floor: float = FLOOR) -> dict[Cell, float]:
+    """Divide by the spread per (role, round), or by the floor where the spread is smaller.
+
+    The mean stays: a leave-one-out advantage is centred by its own baseline.
+    """
     groups: dict[Hashable, list[Cell]] = defaultdict(list)
     for cell in advantages:
         groups[cell.role, cell.round].append(cell)
@@ -48,11 +55,11 @@ def normalise(advantages: Mapping[Cell, float], floor: float = 1e-6) -> dict[Cel
         values = [advantages[cell] for cell in cells]
         spread = pstdev(values, fmean(values))
         for cell in cells:
-            out[cell] = advantages[cell] / spread if spread > floor else 0.0
+            out[cell] = advantages[cell] / max(spread, floor)
     return out
 
 
-def whiten(advantages: Mapping[Cell, float], floor: float = 1e-6) -> dict[Cell, float]:
+def whiten(advantages: Mapping[Cell, float], floor: float = FLOOR) -> dict[Cell, float]:
     """Mean 0 and unit spread per (role, round), for advantages that have no baseline of their own samples (`gae`)."""
     groups: dict[Hashable, list[float]] = defaultdict(list)
     for cell, value in advantages.items():
@@ -61,10 +68,10 @@ def whiten(advantages: Mapping[Cell, float], floor: float = 1e-6) -> dict[Cell, 
     return normalise({cell: value - means[cell.role, cell.round] for cell, value in advantages.items()}, floor)
 
 
-def zero_variance_share(advantages: Mapping[Cell, float]) -> float:
-    """Share of (question, role, round) groups that teach nothing because all their samples fared alike."""
-    groups: dict[Hashable, list[float]] = defaultdict(list)
-    for cell, value in advantages.items():
+def flat_questions(targets: Mapping[Cell, float], tolerance: float = 1e-6) -> set[Hashable]:
+    """Questions that teach nothing: in every (role, round) group all samples fared alike, to the tolerance."""
+    groups: dict[tuple[Hashable, str, int], list[float]] = defaultdict(list)
+    for cell, value in targets.items():
         groups[cell.question, cell.role, cell.round].append(value)
-    flat = sum(all(abs(value) < 1e-9 for value in values) for values in groups.values())
-    return flat / len(groups) if groups else 0.0
+    teaching = {question for (question, _, _), values in groups.items() if max(values) - min(values) > tolerance}
+    return {cell.question for cell in targets} - teaching

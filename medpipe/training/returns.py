@@ -11,21 +11,35 @@ from collections.abc import Sequence
 Cells = Sequence[Sequence[float]]
 
 
-def returns(values: Cells, gamma: float) -> list[list[float]]:
+def returns(values: Cells, gamma: float, usable: Sequence[Sequence[bool]] | None = None) -> list[list[float]]:
     """R[t][a]: own score now, the team's mean score later, discounted and renormalised.
 
     Args:
         values: V[t][a] in [0, 1], shape (L rounds that happened, A agents).
         gamma: discount γ in [0, 1].
+        usable: False for a message that can't be used: it counts in its own cell only, and not in the team's mean (ours, not the
+            paper's). A round without a usable message has the mean 0.
     """
     rounds = len(values)
-    means = [sum(row) / len(row) for row in values]
+    kept = [[v for v, good in zip(row, usable[t] if usable else [True] * len(row), strict=True) if good] for t, row in enumerate(values)]
+    means = [sum(row) / len(row) if row else 0.0 for row in kept]
     out = []
     for t, row in enumerate(values):
         weights = [gamma ** (u - t) for u in range(t, rounds)]
         later = sum(w * means[u] for w, u in zip(weights[1:], range(t + 1, rounds), strict=True))
         out.append([(value + later) / sum(weights) for value in row])
     return out
+
+
+def with_team_share(returned: Cells, final: float, share: float) -> list[list[float]]:
+    """R'[t][a] = (1 - s) R[t][a] + s V_final: everybody is paid for the team's answer too (docs/maporl.md; ours, not the paper's).
+
+    Args:
+        returned: R[t][a] from `returns`.
+        final: the score of the team's answer, the last message of the last round that happened.
+        share: s in [0, 1]; 0 gives the paper.
+    """
+    return [[(1 - share) * value + share * final for value in row] for row in returned]
 
 
 def shaping(correct: Cells, alpha0: float, alpha1: float, beta0: float, beta1: float) -> list[list[float]]:

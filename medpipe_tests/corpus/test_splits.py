@@ -21,6 +21,7 @@ from medpipe_tests.corpus.makers import row
 
 SIDES: tuple[Part, ...] = ("train", "validation", "heldout")
 CHECKS = ["schema_and_ranges", "drift", "no_focus_overlap", "shares_by_source", "not_empty"]
+FURTHER = {"train": ["retrieval_alike"], "validation": []}
 ROWS = [row(number, focus=f"focus {number // 2}") for number in range(240)]
 ROWS += [row(300, id="mq-1", source="medquad", focus="zzz", synonyms=("yyy",), cuis=("C1",), options=("one", "two"), answer="B")]
 REFERENCE = {"id": "reference-1", "title": "focus 1", "text": "A zebrafish helps to read up on it."}
@@ -73,7 +74,7 @@ def ids(made: Made) -> dict[str, list[str]]:
 def test_a_split_has_the_rows_of_its_side_and_passes_its_checks(made: Made, part: str) -> None:
     assert [each.id for each in store.read_examples(made.folders[part])] == ids(made)[part] != []
     checks = made.outcomes[part].checks
-    assert [check.name for check in checks] == CHECKS and all(check.passed for check in checks if check.severity == "error")
+    assert [check.name for check in checks] == CHECKS + FURTHER[part] and all(check.passed for check in checks if check.severity == "error")
     require_valid(made.folders[part], f"splits/{part}")
 
 
@@ -117,7 +118,7 @@ def test_only_train_has_evidence_and_it_may_read_up_on_held_out_foci(made: Made)
     allowed = {*ids(made)["train"], "reference-1"}
     for each in heldout(made.clean, "custom"):
         assert {found.id.rpartition("#")[0] for found in index.search(each.answer, 200)} <= allowed
-    assert [found.id for found in index.search("zebrafish", 5)] == ["reference-1#1"]
+    assert index.search("zebrafish", 5)[0].id == "reference-1#1"
 
 
 def split(name: str, clean: Path, settings: Settings, make_job: JobMaker) -> tuple[Path, Outcome, dict[str, CheckResult]]:
@@ -139,6 +140,44 @@ def test_the_evidence_leaves_out_training_texts_that_answer_held_back_questions(
     index = EvidenceIndex.load(out / "evidence")
     assert {found.id for text in (inherited, frequent, own) for found in index.search(text, 9)} <= {"custom-2#1", "reference-1#1"}
     assert index.search(own, 1)[0].id == "custom-2#1"
+
+
+PARTS_OF_THE_BODY = ("ankle", "elbow", "finger", "knee", "shoulder", "wrist")
+
+
+def asked(number: int, clear: bool) -> QAExample:
+    """A question of which part is sore; where it is not clear, another part than the right one is told of."""
+    part, other = PARTS_OF_THE_BODY[number % 6], PARTS_OF_THE_BODY[(number + 1) % 6]
+    return row(
+        number, focus=f"patient {number}", question=f"Patient {number} has a sore {part if clear else other}. Which part is it?",
+        options=tuple(PARTS_OF_THE_BODY), answer="ABCDEF"[number % 6],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("clear", [True, False])
+def test_people_see_how_well_the_evidence_finds_the_right_option_and_whether_training_rows_have_it_easier(
+    clear: bool, tmp_path: Path, settings: Settings, make_job: JobMaker
+) -> None:
+    rows = [asked(number, clear or number < 110) for number in range(220)]
+    sides: list[Part] = ["train" if number < 110 else "heldout" for number in range(220)]
+    clean = clean_folder(tmp_path / "clean", rows, sides)
+    library = [{"id": part, "title": part.title(), "text": f"The {part} is sore after a fall."} for part in PARTS_OF_THE_BODY]
+    store.write_jsonl(clean / "library.jsonl", library)
+    _, outcome, checks = split("train", clean, settings, make_job)
+    train, held = sorted(outcome.metadata["retrieval"]["table"], key=lambda line: line["part"], reverse=True)
+    assert (train["source"], train["part"], train["rows"], train["recall@1"]) == ("custom", "train", 110, 1.0)
+    assert (held["part"], held["rows"], held["recall@1"]) == ("heldout", 110, float(clear))
+    check = checks["retrieval_alike"]
+    assert (check.passed, check.severity, check.values["sources"]) == (clear, "warn", 1)
+    assert ("custom, recall@1: +1.00 in training" in check.description) != clear
+
+
+def test_too_few_questions_on_a_side_are_not_compared(tmp_path: Path, settings: Settings, make_job: JobMaker) -> None:
+    rows = [asked(number, number < 110) for number in range(150)]
+    clean = clean_folder(tmp_path / "clean", rows, ["train"] * 110 + ["heldout"] * 40)  # type: ignore[arg-type]
+    store.write_jsonl(clean / "library.jsonl", [{"id": part, "title": part, "text": f"A sore {part}."} for part in PARTS_OF_THE_BODY])
+    check = split("train", clean, settings, make_job)[2]["retrieval_alike"]
+    assert check.passed and check.values == {"sources": 0, "apart": 0, "largest": 0.0}
 
 
 GOUT = row(1, source="medquad", focus="gout", synonyms=("podagra",), cuis=("C0018099",))

@@ -15,11 +15,11 @@ from medpipe.schema import QAExample
 
 
 def test_the_benchmarks_stand_in_their_order_and_name_their_papers() -> None:
-    assert list(BENCHMARKS) == [*PUBLISHED, "medquad_heldout", "synthetic_heldout"]
-    assert [benchmark.kind for benchmark in BENCHMARKS.values()] == [*["choice"] * 5, "safety", "text", "choice"]
+    assert list(BENCHMARKS) == [*PUBLISHED, "medquad_heldout", "synthetic_heldout", "phenotypes_heldout", "medquad_questions_heldout"]
+    assert [benchmark.kind for benchmark in BENCHMARKS.values()] == [*["choice"] * 5, "safety", "text", *["choice"] * 3]
     assert [benchmark.metric for benchmark in BENCHMARKS.values()].count("similarity") == 1
     assert all(name == benchmark.name and benchmark.licence and benchmark.citation for name, benchmark in BENCHMARKS.items())
-    assert [benchmark.options for benchmark in BENCHMARKS.values()] == [10, 4, 3, 4, 4, 0, 0, 10]
+    assert [benchmark.options for benchmark in BENCHMARKS.values()] == [10, 4, 3, 4, 4, 0, 0, 10, 10, 10]
     assert [name for name, benchmark in BENCHMARKS.items() if not benchmark.source] == list(PUBLISHED)
 
 
@@ -69,7 +69,13 @@ def clean(folder: Path, source: str) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("name", "id"), [("synthetic_heldout", "heldout choice"), ("medquad_heldout", "heldout text")])
+@pytest.mark.parametrize(
+    ("name", "id"),
+    [
+        ("synthetic_heldout", "heldout choice"), ("medquad_heldout", "heldout text"), ("phenotypes_heldout", "heldout choice"),
+        ("medquad_questions_heldout", "heldout choice"),
+    ],
+)  # fmt: skip
 def test_heldout_benchmarks_take_only_rows_of_their_kind_that_no_split_contains(name: str, id: str, tmp_path: Path) -> None:
     assert [row.id for row in load(name, {"corpus/clean": clean(tmp_path, BENCHMARKS[name].source)})] == [id]
 

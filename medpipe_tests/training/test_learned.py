@@ -114,7 +114,7 @@ def test_what_tells_right_from_wrong_is_learned_and_holds_on_other_questions(fre
 
 
 def hard_and_easy(questions: range, seed: int) -> list[Example]:
-    """Easy questions are mostly answered rightly and hard ones wrongly, whatever the message says."""
+    """Easy questions are answered rightly seven times in eight and hard ones once, whatever the message says."""
     draw = random.Random(seed)
     out = []
     for number in questions:
@@ -122,12 +122,13 @@ def hard_and_easy(questions: range, seed: int) -> list[Example]:
         row = choice_row(number, question="Which fever is usual?" if easy else "Where do the nerves of the liver swell in older age?")
         for n in range(8):
             text = f"{' '.join(draw.sample(['fever', 'pain', 'cough', 'rash', 'nausea'], 3))}.\nAnswer: {draw.choice(LETTERS[:4])}"
-            out.append(Example(row, "analyst", text, (n < 6) == easy))
+            out.append(Example(row, "analyst", text, (n < 7) == easy))
     return out
 
 
 def test_the_difficulty_of_a_question_can_not_be_learned(fresh: Fresh, reporter: Collected) -> None:
-    settings = tiny_settings(DRILL)
+    # Half of DRILL's rate for twice as long: it arrives from every start (0.61 to 0.85 of 0.75 on eight seeds).
+    settings = tiny_settings({**DRILL, "training.epochs": 6, "training.learning_rate": 5e-3})
     seen, held = hard_and_easy(range(24), 0), hard_and_easy(range(100, 110), 1)
     balanced, _ = balance(seen, random.Random(0))
 
@@ -141,8 +142,8 @@ def test_the_difficulty_of_a_question_can_not_be_learned(fresh: Fresh, reporter:
         )
         return sum(easy) / len(easy) - sum(hard) / len(hard)
 
-    assert gap(seen) > 0.3  # without balance it learns which question it is
-    assert abs(gap(balanced)) < 0.15
+    assert gap(seen) > 0.3  # without balance it learns which question it is: 7/8 - 1/8 is right
+    assert abs(gap(balanced)) < 0.15  # right and wrong are as many for every question: 0 is right (0.03 at most on those seeds)
 
 
 def test_scores_that_only_know_the_question_measure_as_chance() -> None:

@@ -1,0 +1,238 @@
+"""Multiple-choice questions and library passages from HPO's diseases: which disease do these findings fit?
+
+    found = generate(read(package_files()), seed=0, diseases=400, per_disease=2, options=10)     # found.rows, found.library
+
+`diseases` are drawn by seed among those with ENOUGH findings. Each has one passage, which lists findings under their preferred
+names, the more frequent ones first and of these the rarer ones; its questions take three or four of the listed findings and
+say them in lay words, by a synonym or by definition, never under the listed name. A finding that shares a word stem with a
+name of its disease is not asked about. Options are names of drawn diseases, so each option has its passage. A disease that has
+every finding shown, or a kind of it, is never a distractor, nor is another subtype of the right one. Questions take turns in
+asking for near, mixed and far distractors; the difficulty is that of the overlap rule (medpipe/corpus/options.py).
+HPO lists what was observed, so "does not fit" means "is not known to fit".
+What this leaves out: onset and sex, findings that are absent, and which of two diseases is the more common one.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any
+
+from medpipe.corpus.options import AIMS, Stems, alike, distractors, draw, even_letters, grade, incidence, stems
+from medpipe.corpus.phenotypes import CLASSES, Disease, Phenotypes, Term
+from medpipe.corpus.records import Found
+from medpipe.corpus.text import compare_key, in_words
+from medpipe.errors import MedpipeError
+from medpipe.schema import LETTERS, QAExample
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+ENOUGH = 6  # findings
+SHOWN = (3, 4)  # findings in a question
+PASSAGE_CHARS = 320  # with the title before it: what team.evidence_chars shows of a passage
+WORDING_CHARS = 110
+TRIES = 40  # draws of findings before a disease counts as exhausted
+UNKNOWN = (3, "Also")  # findings without a frequency stand between the frequent and the occasional ones
+WORDINGS = (
+    "A person has these findings: {}. Which condition fits best?",
+    "Which condition best fits this picture: {}?",
+    "These findings are seen together: {}. Which condition do they suggest?",
+)
+URL = "https://hpo.jax.org/browse/disease/"
+
+
+def generate(known: Phenotypes, seed: int, diseases: int, per_disease: int, options: int) -> Found:
+    """Questions, and one passage for each disease drawn; the same arguments give the same rows.
+
+    Args:
+        known: the ontology and its diseases.
+        seed: of the draw and of all choices.
+        diseases: how many are drawn; all, where there are fewer.
+        per_disease: the most questions about one.
+        options: of each question.
+
+    Raises:
+        MedpipeError: there are not enough diseases for one question's options.
+    """
+    by_id = {disease.id: disease for disease in known.diseases if len(disease.findings) >= ENOUGH}
+    if min(diseases, len(by_id)) < options:
+        raise MedpipeError(
+            got=f"{min(diseases, len(by_id))} diseases with {ENOUGH} findings or more", expected=f"at least {options}, one per option",
+            where="sources/phenotypes", do="raise corpus.phenotype_diseases or lower corpus.question_options",
+        )  # fmt: skip
+    rarity = Counter(term for disease in known.diseases for term in disease.findings)
+    drawn = [_Topic(by_id[id], known, rarity) for id in sorted(draw(by_id, diseases, seed, "phenotypes"))]
+    pool = _Pool(drawn)
+    letters = even_letters(options, random.Random(f"phenotypes/{seed}/letters"))
+    rows: list[QAExample] = []
+    for number, topic in enumerate(drawn):
+        chance = random.Random(f"phenotypes/{seed}/{topic.disease.id}")
+        ways = chance.sample(WORDINGS, len(WORDINGS))  # another one each time: questions in like words count as duplicates
+        asked: list[frozenset[str]] = []
+        for turn in range(per_disease):
+            aim = AIMS[(number + turn) % len(AIMS)]
+            shown = topic.choose(asked, chance)
+            candidates = pool.unfit_nearest_first(number, shown)
+            if not shown or len(candidates) < options - 1:
+                break
+            asked.append(frozenset(shown))
+            wrong = distractors(candidates, aim, options - 1, chance)
+            said = [topic.say(term, aim == "far", chance) for term in shown]
+            question = ways[turn % len(ways)].format("; ".join(said))
+            rows.append(_row(topic, shown, question, turn + 1, [drawn[other] for other in wrong], next(letters)))
+    counts = Counter(row.difficulty for row in rows)
+    notes = {
+        "release": known.version, **{f"sha256 of {name}": sha256 for name, sha256 in known.sha256.items()},
+        "terms": len(known.terms), "diseases": len(known.diseases), "diseases_with_enough_findings": len(by_id),
+        "diseases_drawn": len(drawn), "diseases_asked_about": len({row.focus for row in rows}), "reference_passages": len(drawn),
+        **{level: counts[level] for level in ("easy", "medium", "hard")},
+    }  # fmt: skip
+    return Found(rows, notes=notes, library=[topic.entry for topic in drawn])
+
+
+@dataclass(frozen=True)
+class _Topic:
+    """A disease that was drawn, with what its passage lists and its questions may show."""
+
+    disease: Disease
+    known: Phenotypes
+    rarity: Mapping[str, int]
+
+    @cached_property
+    def closure(self) -> frozenset[str]:
+        return self.known.closure(self.disease.findings)
+
+    @cached_property
+    def _names(self) -> Stems:
+        return stems(" ".join((self.disease.name, *self.disease.names)))
+
+    @cached_property
+    def listed(self) -> tuple[tuple[str, str], ...]:
+        """(class of frequency, term) of the findings in the passage: no two of which one is a kind of the other."""
+        findings = self.disease.findings
+        above = self.known.closure(parent for term in findings for parent in self.known.terms[term].parents)
+        order = sorted(
+            (UNKNOWN if place is None else (place + (place >= UNKNOWN[0]), CLASSES[place][1]), self.rarity[term], term)
+            for term, place in findings.items() if term not in above
+        )  # fmt: skip
+        room = PASSAGE_CHARS - len(f"{self.disease.name}: ")
+        kept: list[tuple[str, str]] = []
+        for (_, label), _, term in order:
+            if len(_listing([*kept, (label, term)], self.known.terms)) <= room:
+                kept.append((label, term))
+        return tuple(kept)
+
+    @cached_property
+    def entry(self) -> dict[str, Any]:
+        """The passage for the library."""
+        return {
+            "id": f"phenotypes-{self.disease.id.replace(':', '-')}", "title": self.disease.name, "names": list(self.disease.names),
+            "text": _listing(self.listed, self.known.terms), "scope": "choice",
+        }  # fmt: skip
+
+    @cached_property
+    def passage(self) -> Stems:
+        return stems(f"{self.entry['title']} {self.entry['text']}")
+
+    @cached_property
+    def _askable(self) -> dict[str, tuple[str, ...]]:
+        """Term → its wordings, for the listed findings that can be asked about."""
+        found = {}
+        for _, id in self.listed:
+            term = self.known.terms[id]
+            fair = tuple(wording for wording in wordings(term) if not stems(wording) & self._names)
+            if fair and not stems(term.name) & self._names:
+                found[id] = fair
+        return found
+
+    def choose(self, asked: Sequence[Collection[str]], chance: random.Random) -> tuple[str, ...]:
+        """Findings of which no earlier question showed more than one; none where the disease gives no more."""
+        if len(self._askable) < min(SHOWN):
+            return ()
+        for _ in range(TRIES):
+            shown = tuple(chance.sample(list(self._askable), min(chance.choice(SHOWN), len(self._askable))))
+            if all(len({*shown} & {*earlier}) <= 1 for earlier in asked):
+                return shown
+        return ()
+
+    def say(self, term: str, plain: bool, chance: random.Random) -> str:
+        """One wording: any of them, or with `plain` False one that is as far from the passage as can be."""
+        ways = self._askable[term]
+        if not plain:
+            shared = [len(stems(way) & self.passage) for way in ways]
+            ways = [way for way, count in zip(ways, shared, strict=True) if count == min(shared)]
+        return chance.choice(ways)
+
+
+class _Pool:
+    """Which drawn diseases are near which."""
+
+    def __init__(self, drawn: Sequence[_Topic]) -> None:
+        self._matrix, self._columns = incidence([topic.closure for topic in drawn])
+        self._alike: NDArray[np.float64] = alike(self._matrix)
+        self._families = [frozenset(topic.disease.families) for topic in drawn]
+
+    def unfit_nearest_first(self, number: int, shown: Sequence[str]) -> list[int]:
+        """The diseases that lack one of the findings, and are no subtypes of the right one; those with most of the findings first."""
+        import numpy as np
+
+        has = self._matrix[:, [self._columns[term] for term in shown]].sum(axis=1)
+        order = np.lexsort((-self._alike[number], -has))
+        own = self._families[number]
+        return [other for other in order.tolist() if other != number and has[other] < len(shown) and not own & self._families[other]]
+
+
+@lru_cache(maxsize=20_000)
+def wordings(term: Term) -> tuple[str, ...]:
+    """What a question may call a finding: lay words, or else synonyms and the definition; each with a word that the name has not."""
+    own, name = _singular(term.name), f" {compare_key(term.name)} "
+    for ways in (term.lay, (*term.synonyms, *((term.definition,) if term.definition else ()))):
+        fair = [
+            _begin_small(way.rstrip(" .")) for way in ways
+            if stems(way) - stems(term.name) and _singular(way) - own and name not in f" {compare_key(way)} "
+            and len(way) <= WORDING_CHARS and ";" not in way
+        ]  # fmt: skip
+        if fair:
+            return tuple(dict.fromkeys(fair))
+    return ()
+
+
+def _singular(text: str) -> frozenset[str]:
+    """The words without an s at their end: "short toes" says no more than "short toe"."""
+    return frozenset(word.rstrip("s") for word in compare_key(text).split())
+
+
+def _begin_small(text: str) -> str:
+    """The first letter small, but for abbreviations and proper signs ("T-cell", "DNA")."""
+    return text[:1].lower() + text[1:] if text[1:2].islower() or text[1:2] == " " else text
+
+
+def _listing(listed: Sequence[tuple[str, str]], terms: Mapping[str, Term]) -> str:
+    """Findings by frequency: "Very frequent: Seizure; Ataxia. Also: Nystagmus."."""
+    groups: dict[str, list[str]] = {}
+    for label, term in listed:
+        groups.setdefault(label, []).append(terms[term].name)
+    return " ".join(
+        f"{label if len(groups) > 1 or label != UNKNOWN[1] else 'Findings'}: {'; '.join(names)}." for label, names in groups.items()
+    )
+
+
+def _row(topic: _Topic, shown: Sequence[str], question: str, number: int, wrong: Sequence[_Topic], letter: str) -> QAExample:
+    right = LETTERS.index(letter)
+    options = [*wrong[:right], topic, *wrong[right:]]
+    place = {term: number for number, (_, term) in enumerate(topic.listed)}
+    # Against the passage's order, so that the rationale holds no run of words of it.
+    names = [topic.known.terms[term].name for term in sorted(shown, key=lambda term: -place[term])]
+    disease = topic.disease
+    return QAExample(
+        id=f"phenotypes-{disease.id.replace(':', '-')}-{number}", source="phenotypes", category="rare disease", qtype="diagnosis",
+        focus=disease.name, synonyms=tuple(dict.fromkeys((*disease.names, *disease.families))), question=question,
+        options=tuple(option.disease.name for option in options), answer=letter,
+        difficulty=grade(stems(question), [[option.passage] for option in options], right),
+        rationale=f"{in_words(names)} are findings in {disease.name}.", origin=disease.id, url=f"{URL}{disease.id}",
+    )  # fmt: skip

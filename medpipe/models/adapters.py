@@ -1,0 +1,404 @@
+"""One base model with any number of adapters: reading, drawing messages, and exact log-probabilities.
+
+    model = AdapterModel.load(base, {"planner": folder, ...})
+    reading = model.read(headers)                                        # by the bare base, once for everybody
+    messages = model.generate("planner", reading, invocation, 24)        # drawn behind it
+    scored = model.score("planner", turns, reading)                      # with gradients, through the turns alone
+
+An *activated* adapter (arXiv 2504.12397) acts from the header of its own turn on; all before it is read by the bare base, so its
+keys and values serve every role, sample and round. A plain LoRA acts on the whole sequence, and then each adapter reads for itself.
+Logits are computed at completion tokens only. Left out: one model per device (medpipe/models/per_role.py), flash attention (the
+prefix is short of what it pays for), and adapters of both kinds on one base.
+Shape suffixes: B rows, T time, H hidden, V vocabulary, N completion tokens of all rows behind each other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from medpipe import store
+from medpipe.config import Model
+from medpipe.errors import MedpipeError
+from medpipe.models import base as base_models
+from medpipe.models.kv_cache import Reading, empty_cache
+from medpipe.models.tokens import END
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+INVOCATION = "alora_invocation_tokens"
+"""Key of adapter_config.json that makes an adapter an activated one, for peft and llama.cpp as for us."""
+READ_AT_ONCE = {"cpu": 1024, "cuda": 32768}  # padded tokens of a reading pass; on a CPU more are no faster
+FEWER = 0.75  # of the rows still speak: from then on the others are dropped (each time costs a copy of the cache)
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One drawn message: its tokens (end token included, where it came) and their log-probabilities when drawn."""
+
+    tokens: tuple[int, ...]
+    logps: tuple[float, ...]
+    text: str
+    ended: bool  # False: cut off by the token budget
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A completion where it stands: all tokens before its turn, the turn's header, and its own tokens."""
+
+    context: Sequence[int]
+    invocation: Sequence[int]
+    completion: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Log-probabilities of completions under a policy; N runs over all completion tokens of the batch."""
+
+    logp_N: Tensor
+    entropy_N: Tensor  # nats
+    row_N: Tensor  # which row of the batch each token belongs to
+    hidden_NH: Tensor  # the states that each token was read from
+
+
+class AdapterModel:
+    """A base model and its named adapters; `adapter=None` is the bare base."""
+
+    def __init__(
+        self, model: Any, tokenizer: PreTrainedTokenizerBase, adapters: Sequence[str] = (), activated: bool = True
+    ) -> None:  # fmt: skip
+        self.model, self.tokenizer, self.adapters, self.activated = model, tokenizer, list(adapters), activated
+        self.base = model.get_base_model() if self.adapters else model
+        self.device = next(model.parameters()).device
+        self._end = int(tokenizer.convert_tokens_to_ids(END))  # type: ignore[arg-type]
+        self._padding = int(tokenizer.pad_token_id)  # type: ignore[arg-type]
+        self._control = set(tokenizer.added_tokens_decoder)  # type: ignore[attr-defined]
+        self._in_use: tuple[str | None, bool] | None = None
+
+    @classmethod
+    def load(cls, base: Path, adapters: Mapping[str, Path], device: str = "cpu", choice: Model = base_models.PLAIN) -> AdapterModel:
+        """Load the base once and each adapter folder under its name; all are frozen until `use(..., train=True)`.
+
+        Raises:
+            MedpipeError: a folder holds no adapter, or the adapters are not all of one kind.
+        """
+        from peft import PeftConfig
+
+        for name, folder in adapters.items():
+            if not (folder / "adapter_config.json").is_file():
+                raise MedpipeError(
+                    got=f"no adapter for {name}", expected="adapter_config.json and adapter_model.safetensors", where=str(folder),
+                    do="materialise it again",
+                )  # fmt: skip
+        model, tokenizer = base_models.load(base, device, choice)
+        if not adapters:
+            return cls(model, tokenizer)
+        configs = {name: PeftConfig.from_pretrained(str(folder)) for name, folder in adapters.items()}
+        kinds = {getattr(config, INVOCATION, None) is not None for config in configs.values()}
+        if len(kinds) > 1:
+            raise MedpipeError(
+                got="activated and whole-sequence adapters together", expected="adapters of one kind", where=", ".join(adapters),
+                do="train all of them with the same training.adapter",
+            )  # fmt: skip
+        peft: Any = None
+        for name, config in configs.items():
+            peft = _with(peft or model, name, config)
+            _fill(peft, name, adapters[name])
+        return cls(peft.eval(), tokenizer, list(adapters), activated=kinds.pop())
+
+    @classmethod
+    def with_new(cls, model: Any, tokenizer: Any, configs: Mapping[str, Any], activated: bool) -> AdapterModel:
+        """The base with fresh adapters, always the same ones whoever else is there (peft's LoraConfig by name)."""
+        peft: Any = None
+        for name, config in configs.items():
+            torch.manual_seed(0)  # the adapter's first weights
+            peft = _with(peft or model, name, config)
+        return cls(peft.eval(), tokenizer, list(configs), activated)
+
+    def of(self, adapter: str | None) -> AdapterModel:
+        """Where an adapter lives: here, for all of them (medpipe/models/per_role.py has other places)."""
+        return self
+
+    @property
+    def everyone(self) -> list[AdapterModel]:
+        """Each base once."""
+        return [self]
+
+    def reader(self, adapter: str | None) -> str | None:
+        """Who reads what stands before this adapter's turn: the bare base (None), or a whole-sequence adapter itself."""
+        return None if self.activated else adapter
+
+    @contextmanager
+    def use(self, adapter: str | None, train: bool = False) -> Iterator[None]:
+        """Make an adapter (None: the bare base) the active one; with `train` its weights, and only its, get gradients."""
+        if adapter is None:
+            with self.model.disable_adapter() if self.adapters else nullcontext():
+                yield
+            return
+        if self._in_use != (adapter, train):
+            self.model.set_adapter(adapter, inference_mode=not train)
+            self._in_use = adapter, train
+        yield
+
+    def parameters(self, adapter: str) -> dict[str, torch.nn.Parameter]:
+        """An adapter's own weights by name."""
+        return {name: value for name, value in self.model.named_parameters() if f".{adapter}." in name}
+
+    def save_adapter(self, adapter: str, folder: Path, invocation: Sequence[int]) -> None:
+        """Write one adapter (safetensors and its configuration) into a folder; the same weights give the same bytes.
+
+        Args:
+            invocation: the tokens from which on an activated adapter acts; written for the other tools that read it.
+        """
+        self.model.save_pretrained(folder, selected_adapters=[adapter], save_embedding_layers=False)
+        for path in (folder / adapter).iterdir():  # peft makes a folder of its own for a named adapter
+            path.rename(folder / path.name)
+        (folder / adapter).rmdir()
+        (folder / "README.md").unlink(missing_ok=True)  # an empty model card, which names a folder of this machine
+        config = store.read_json(folder / "adapter_config.json")
+        # peft keeps the names as a set and writes them in an order that differs from process to process.
+        own = {"target_modules": sorted(config["target_modules"])} | ({INVOCATION: list(invocation)} if self.activated else {})
+        store.write_json(folder / "adapter_config.json", {**config, **own})
+
+    # --- reading
+
+    @torch.inference_mode()
+    def read(self, rows: Sequence[Sequence[int]], reader: str | None = None) -> Reading:
+        """Read sequences from their start, each on its own; sequences of like length go through the model together.
+
+        Args:
+            rows: B token sequences, none empty.
+            reader: the adapter that reads, None for the bare base.
+        """
+        width = max(map(len, rows))
+        layers: list[tuple[Tensor, Tensor]] = []
+        order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
+        with self.use(reader):
+            for part in _by_budget(order, [len(row) for row in rows], READ_AT_ONCE[self.device.type]):
+                # Padding stands behind every token that is read, where causal attention can't see it: no mask, a faster kernel.
+                ids_BT, _ = self._pad([rows[row] for row in part])
+                cache = empty_cache()
+                self._hidden(ids_BT, None, torch.arange(ids_BT.shape[1], device=self.device)[None], cache)
+                held = [(layer.keys, layer.values) for layer in cache.layers]  # type: ignore[attr-defined]
+                if not layers:
+                    layers = [tuple(_room_for(part_, len(rows), width) for part_ in pair) for pair in held]  # type: ignore[misc]
+                index = torch.tensor(part, device=self.device)
+                for (keys, values), (own_keys, own_values) in zip(layers, held, strict=True):
+                    keys[index, :, : ids_BT.shape[1]], values[index, :, : ids_BT.shape[1]] = own_keys, own_values
+        cache = empty_cache()
+        for number, (keys, values) in enumerate(layers):
+            cache.update(keys, values, number)
+        lengths = torch.tensor([len(row) for row in rows], device=self.device)
+        return Reading(cache, (torch.arange(width, device=self.device)[None] < lengths[:, None]).long())
+
+    @torch.inference_mode()
+    def extend(self, reading: Reading, rows: Sequence[Sequence[int]], reader: str | None = None) -> None:
+        """Read on: what was added to each of the reading's sequences. A sequence may have nothing new."""
+        if not any(rows):
+            return
+        ids_BT, new_BT = self._pad(rows)
+        start_B1 = reading.mask_BT.sum(1, keepdim=True)
+        mask_BT = torch.cat([reading.mask_BT, new_BT], dim=1)
+        position_BT = start_B1 + (new_BT.cumsum(1) - 1).clamp(min=0)
+        with self.use(reader):
+            self._hidden(ids_BT, mask_BT, position_BT, reading.cache)
+        reading.mask_BT = mask_BT
+
+    # --- drawing
+
+    @torch.inference_mode()
+    def generate(
+        self, adapter: str | None, reading: Reading, invocation: Sequence[int], max_new_tokens: int, temperature: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> list[Completion]:  # fmt: skip
+        """Draw one message behind each of the reading's sequences, all in one batch, stopping at the end token.
+
+        Args:
+            reading: by `reader(adapter)`; it stays as it is.
+            invocation: the turn's header, from which on an activated adapter acts.
+            temperature: 0 takes the likeliest token; above 0 samples from softmax(logits / temperature) without
+                top-p or top-k, so that the recorded log-probabilities are the policy's own.
+            generator: source of randomness, on the CPU; needed when sampling.
+        """
+        rows = reading.rows
+        tokens: list[list[int]] = [[] for _ in range(rows)]
+        logps: list[list[float]] = [[] for _ in range(rows)]
+        speaking = list(range(rows))  # rows of the batch, by the numbers of their sequences
+        branch = reading.branch()
+        cache, mask_BT = branch.cache, branch.mask_BT
+        next_BT = torch.tensor([list(invocation)] * rows, device=self.device)
+        alive = [True] * rows
+        with self.use(adapter):
+            for done in range(1, max_new_tokens + 1):
+                position_BT = mask_BT.sum(1, keepdim=True) + torch.arange(next_BT.shape[1], device=self.device)
+                mask_BT = torch.cat([mask_BT, mask_BT.new_ones(next_BT.shape)], dim=1)
+                hidden_BH = self._hidden(next_BT, mask_BT, position_BT, cache)[:, -1]
+                logp_BV = torch.log_softmax(self._logits(hidden_BH) / (temperature or 1.0), dim=-1)
+                if temperature:
+                    drawn = torch.multinomial(logp_BV.exp().cpu(), 1, generator=generator).to(self.device)
+                else:
+                    drawn = logp_BV.argmax(-1, keepdim=True)
+                chosen = logp_BV.gather(1, drawn).squeeze(1).tolist()
+                for row, token, logp in zip(speaking, drawn.squeeze(1).tolist(), chosen, strict=True):
+                    if alive[row]:
+                        tokens[row].append(token)
+                        logps[row].append(logp)
+                        alive[row] = token != self._end
+                going = [place for place, row in enumerate(speaking) if alive[row]]
+                if not going or done == max_new_tokens:
+                    break
+                if len(going) <= FEWER * len(speaking):  # what has ended costs nothing any more
+                    keep = torch.tensor(going, device=self.device)
+                    cache.batch_select_indices(keep)
+                    drawn, mask_BT, speaking = drawn[keep], mask_BT[keep], [speaking[place] for place in going]
+                next_BT = drawn
+        return [self._completion(own, own_logps) for own, own_logps in zip(tokens, logps, strict=True)]
+
+    def _completion(self, tokens: list[int], logps: list[float]) -> Completion:
+        ended = bool(tokens) and tokens[-1] == self._end
+        return Completion(tuple(tokens), tuple(logps), self.text(tokens[:-1] if ended else tokens), ended)
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """The text of drawn tokens, as everybody else sees it: without control tokens."""
+        return str(self.tokenizer.decode([token for token in tokens if token not in self._control])).strip()
+
+    # --- scoring
+
+    def score(
+        self, adapter: str | None, turns: Sequence[Turn], reading: Reading | None = None, rows: Sequence[int] | None = None,
+        temperature: float = 1.0,
+    ) -> Scored:  # fmt: skip
+        """Log-probabilities and entropies (nats) of completions where they stand, under the adapter.
+
+        Gradients flow into the adapter's weights when it is used with `train=True`; for an activated adapter through the turns
+        only, which is exact: nothing of it acts before them. Call it inside `use`.
+
+        Args:
+            turns: what to score, B of them.
+            reading: a reading by `reader(adapter)` that holds each turn's context, and perhaps more behind it; read here where None.
+            rows: for each turn the row of the reading that it stands in; 0 to B-1 where None.
+        """
+        row_N = torch.arange(len(turns)).repeat_interleave(torch.tensor([len(turn.completion) for turn in turns])).to(self.device)
+        target_N = torch.tensor([token for turn in turns for token in turn.completion], device=self.device)
+        chunks = [[*turn.invocation, *turn.completion[:-1]] for turn in turns]  # nothing is read from the last token
+        if self.activated:
+            if reading is None:
+                reading = self.read([turn.context for turn in turns])
+            cache, before_BT = reading.prefix(rows or range(len(turns)), [len(turn.context) for turn in turns])
+            ids_BT, new_BT = self._pad(chunks)
+            position_BT = before_BT.sum(1, keepdim=True) + (new_BT.cumsum(1) - 1).clamp(min=0)
+            hidden_BTH = self._hidden(ids_BT, torch.cat([before_BT, new_BT], dim=1), position_BT, cache)
+            starts = [len(turn.invocation) - 1 for turn in turns]
+        else:
+            ids_BT, _ = self._pad([[*turn.context, *chunk] for turn, chunk in zip(turns, chunks, strict=True)])
+            hidden_BTH = self._hidden(ids_BT, None, torch.arange(ids_BT.shape[1], device=self.device)[None])
+            starts = [len(turn.context) + len(turn.invocation) - 1 for turn in turns]
+        wanted_BT = torch.zeros(ids_BT.shape, dtype=torch.bool)  # at the place before each completion token
+        for row, (turn, start) in enumerate(zip(turns, starts, strict=True)):
+            wanted_BT[row, start : start + len(turn.completion)] = True
+        line_N, time_N = wanted_BT.nonzero().to(self.device).unbind(1)
+        hidden_NH = hidden_BTH[line_N, time_N]
+        logp_NV = torch.log_softmax(self._logits(hidden_NH) / temperature, dim=-1)
+        entropy_N = -(logp_NV.detach().exp() * logp_NV.detach()).sum(-1)
+        return Scored(logp_NV.gather(1, target_N[:, None]).squeeze(1), entropy_N, row_N, hidden_NH)
+
+    @torch.inference_mode()
+    def sum_logps(
+        self, adapter: str | None, turns: Sequence[Turn], batch: int, reading: Reading | None = None, rows: Sequence[int] | None = None
+    ) -> list[float]:
+        """Log-probability of each completion (nats, summed over its tokens)."""
+        sums = [0.0] * len(turns)
+        order = sorted(range(len(turns)), key=lambda n: len(turns[n].context) + len(turns[n].completion))  # like lengths waste no padding
+        with self.use(adapter):
+            for start in range(0, len(order), batch):
+                part = order[start : start + batch]
+                where = None if reading is None else [rows[n] if rows else n for n in part]
+                scored = self.score(adapter, [turns[n] for n in part], reading, where)
+                total = torch.zeros(len(part), device=self.device).index_add(0, scored.row_N, scored.logp_N)
+                for n, value in zip(part, total.tolist(), strict=True):
+                    sums[n] = value
+        return sums
+
+    def mean_logps(self, adapter: str | None, turns: Sequence[Turn], batch: int) -> list[float]:
+        """Mean log-probability per completion token (nats), one number per turn."""
+        return [total / len(turn.completion) for total, turn in zip(self.sum_logps(adapter, turns, batch), turns, strict=True)]
+
+    # --- the model itself
+
+    def _hidden(self, ids_BT: Tensor, mask_BT: Tensor | None, position_BT: Tensor, cache: Any = None) -> Tensor:
+        return self.base.get_decoder()(
+            input_ids=ids_BT, attention_mask=mask_BT, position_ids=position_BT, cache=cache, use_cache=cache is not None
+        ).last_hidden_state
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        return self.base.get_output_embeddings()(hidden).float()
+
+    def _pad(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        width = max(len(row) for row in rows)
+        ids = torch.full((len(rows), width), self._padding, dtype=torch.long)
+        mask = torch.zeros((len(rows), width), dtype=torch.long)
+        for number, row in enumerate(rows):
+            ids[number, : len(row)] = torch.tensor(row, dtype=torch.long)
+            mask[number, : len(row)] = 1
+        return ids.to(self.device), mask.to(self.device)
+
+
+def _with(model: Any, name: str, config: Any) -> Any:
+    """The model with one more adapter. It acts on all tokens that it is given: what it is given begins at its own turn."""
+    from copy import deepcopy
+
+    from peft import PeftModel, get_peft_model
+
+    plain, base_name = deepcopy(config), config.base_model_name_or_path
+    plain.alora_invocation_tokens = plain.base_model_name_or_path = None
+    if isinstance(model, PeftModel):
+        model.add_adapter(name, plain)
+    else:
+        model = get_peft_model(model, plain, adapter_name=name)
+    model.peft_config[name].base_model_name_or_path = base_name  # no path of this machine in the adapter's config
+    return model
+
+
+def _fill(model: Any, name: str, folder: Path) -> None:
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    outcome = set_peft_model_state_dict(model, load_file(folder / "adapter_model.safetensors"), adapter_name=name)
+    lacking = [key for key in outcome.missing_keys if f".{name}." in key]
+    if lacking or outcome.unexpected_keys:
+        raise MedpipeError(
+            got=f"{len(lacking)} weights missing and {len(outcome.unexpected_keys)} unknown", expected="the weights of its configuration",
+            where=str(folder), do="it belongs to another base model: materialise it again",
+        )  # fmt: skip
+
+
+def _by_budget(order: Sequence[int], lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Rows, shortest first, in parts of at most `budget` padded tokens (or one row)."""
+    part: list[int] = []
+    for row in order:
+        if part and (len(part) + 1) * lengths[row] > budget:
+            yield part
+            part = []
+        part.append(row)
+    if part:
+        yield part
+
+
+def _room_for(like: Tensor, rows: int, width: int) -> Tensor:
+    return torch.zeros(rows, like.shape[1], width, like.shape[-1], dtype=like.dtype, device=like.device)
+
+
+def weights_hash(parameters: Mapping[str, Tensor]) -> str:
+    """sha256 over weights in memory, by name: shows whether any bit of them moved."""
+    total = hashlib.sha256()
+    for name in sorted(parameters):
+        total.update(name.encode() + b"\0" + parameters[name].detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()

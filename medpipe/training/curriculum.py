@@ -1,0 +1,69 @@
+"""Which questions co-training asks: those that the team answers sometimes first, and none that fine-tuning or selection has seen.
+
+    curriculum = Curriculum(rows, held_back=48, choice_share=0.75, seed=0)
+    asked = curriculum.order(draw)            # in the order in which they should be asked now
+    curriculum.learned({question.id: 0.25})   # pass rates, as they become known
+
+A question that every sample gets right, or none, teaches nothing: its samples fare alike. So questions whose last known pass rate
+lies between LOW and HIGH come first, then those not asked yet, then the rest (dynamic sampling, DAPO, arXiv 2503.14476, section 3.2;
+the order is ours). Left out: how difficult a question is by its source's own label.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+
+from medpipe.corpus.text import focus_key
+from medpipe.schema import QAExample
+
+LOW, HIGH = 0.1, 0.9
+
+
+class Curriculum:
+    """The co-training split in two: questions to learn from, and multiple-choice questions held back to select by."""
+
+    def __init__(self, rows: Sequence[QAExample], held_back: int, choice_share: float, seed: int) -> None:
+        """Hold back whole focus groups until there are so many questions; at most half of the multiple-choice questions."""
+        choice = [row for row in rows if row.is_choice]
+        groups = sorted({focus_key(row.focus) for row in choice})
+        random.Random(f"{seed}/selection").shuffle(groups)
+        of_group: dict[str, list[QAExample]] = {}
+        for row in choice:
+            of_group.setdefault(focus_key(row.focus), []).append(row)
+        self.selection: list[QAExample] = []
+        kept: set[str] = set()
+        for group in groups:
+            if len(self.selection) >= min(held_back, len(choice) // 2):
+                break
+            kept.add(group)
+            self.selection += of_group[group]
+        self.selection = self.selection[:held_back]
+        self.rows = [row for row in rows if focus_key(row.focus) not in kept]
+        self.rates: dict[str, float] = {}
+        self._choice_share = choice_share
+
+    def order(self, draw: random.Random) -> list[QAExample]:
+        """All questions, the most teaching ones first, multiple choice and free text in their share throughout."""
+        choice, text = ([row for row in self.rows if row.is_choice is wanted] for wanted in (True, False))
+        ordered = [self._by_rate(part, draw) for part in (choice, text)]
+        out: list[QAExample] = []
+        asked = 0  # multiple-choice questions among them
+        while any(ordered):
+            takes_choice = bool(ordered[0]) and (not ordered[1] or asked < self._choice_share * (len(out) + 1))
+            asked += takes_choice
+            out.append(ordered[0 if takes_choice else 1].pop())
+        return out
+
+    def learned(self, rates: Mapping[str, float]) -> None:
+        """Note the share of samples that passed, by question."""
+        self.rates |= rates
+
+    def _by_rate(self, rows: Sequence[QAExample], draw: random.Random) -> list[QAExample]:
+        """In reverse order: the last is asked first."""
+
+        def rank(row: QAExample) -> int:
+            rate = self.rates.get(row.id)
+            return 1 if rate is None else (2 if LOW <= rate <= HIGH else 0)
+
+        return sorted(draw.sample(list(rows), len(rows)), key=rank)
