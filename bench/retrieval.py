@@ -3,7 +3,7 @@
     python bench/retrieval.py [--per-condition 14] [--seed 0] [--json]
 
 On the bundled ten-option questions, with the index that splits/train would hold: BM25 alone, MiniLM alone, and both fused, for
-held-out and for training questions. CPU seconds of this process, for the index (with the encoder's start) and for the questions.
+held-out, fine-tuning and co-training questions. CPU seconds of this process, for the index (with the encoder's start) and for the questions.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def main() -> None:
         groups.link(row)
     sides = {row.id: groups.part(row) for row in rows}
     train = [row for row in rows if sides[row.id] == "train"]
-    secrets = [row.rationale if row.is_choice else row.answer for row in rows if sides[row.id] in ("validation", "heldout")]
+    secrets = [row.rationale if row.is_choice else row.answer for row in rows if sides[row.id] not in ("train", None)]
     start = time.process_time()
     index = EvidenceIndex.build(train, library(conditions), secrets)
     built = time.process_time() - start
@@ -61,8 +61,9 @@ def main() -> None:
         index._rankings = rankings
         line: dict[str, Any] = {"ranking": name}
         start = time.process_time()
-        for part, asked in (("held-out", [row for row in rows if sides[row.id] == "heldout"]), ("training", train)):
-            line |= {f"{part} {what}": round(value, 3) for what, value in recall(index, asked, KS).items()}
+        for part in ("heldout", "train", "cotrain"):
+            asked = [row for row in rows if sides[row.id] == part]
+            line |= {f"{part} {what}": round(value, 3) for what, value in recall(index, asked, KS, training=part == "train").items()}
         lines.append(line | {"cpu_s": round(time.process_time() - start, 1)})
     if options.json:
         print(*(json.dumps(line | {"passages": len(index), "index_cpu_s": round(built, 1)}) for line in lines), sep="\n")

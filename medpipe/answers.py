@@ -1,9 +1,10 @@
-"""How an answer is read off a message: once, for the workflow, the rewards, evaluation and serving.
+"""How a question is written out, and how an answer is read off a message: once, for the team, the rewards, evaluation and serving.
 
     parse_answer("The findings point to it. Answer: asthma (B)", ("migraine", "asthma"))     # "B"
 
-On multiple choice a message ends with `Answer:` and one option, its name and then its letter. Parsing is strict and never raises:
-a malformed message is a counted outcome, neither an exception nor a silent zero. Left out: structured formats.
+On multiple choice a message ends with `Answer:` and one option, its name and then its letter, as the options stand in the question.
+Parsing is strict and never raises: a malformed message is a counted outcome, neither an exception nor a silent zero.
+Left out: structured formats, and options that hold the word `Answer:` themselves, which can't be told from a second answer.
 """
 
 from __future__ import annotations
@@ -13,11 +14,23 @@ from collections.abc import Sequence
 
 from medpipe.schema import LETTERS, QAExample
 
-_ANSWER = re.compile(r"\bAnswer:[ \t]*([^\n]*)", re.I)
-_NAME_AND_LETTER = re.compile(r"(?P<name>.*?)\s*\((?P<letter>[A-Z])\)", re.I)
-_LETTER = re.compile(r"\(?([A-Z])\)?", re.I)
+_ANSWER = re.compile(r"\bAnswer:[ \t]*((?:(?!\bAnswer:)[^\n])*)", re.I)
+_NAME_AND_LETTER = re.compile(r"(?P<name>.*?)\s*\((?P<letter>[A-Za-z])\)")
 NAME_WORDS = 8
 """Words of an option that an answer repeats; a longer option is cut there, and its letter tells the rest."""
+
+
+def option_text(question: QAExample, letter: str) -> str:
+    """An option as it stands in a question: `asthma (B)`."""
+    return f"{question.options[LETTERS.index(letter)]} ({letter})"
+
+
+def question_lines(question: QAExample) -> str:
+    """Context passages (PubMedQA), the question and its options, one a line."""
+    parts = [*question.context, f"Question: {question.question}"]
+    if question.is_choice:
+        parts += ["Options:", *(option_text(question, letter) for letter in LETTERS[: len(question.options)])]
+    return "\n".join(parts)
 
 
 def answer_text(question: QAExample, letter: str) -> str:
@@ -28,9 +41,14 @@ def answer_text(question: QAExample, letter: str) -> str:
 
 
 def parse_answer(text: str, options: Sequence[str]) -> str | None:
-    """The letter of the one option that a message settles on; None: no answer, or several."""
-    letters = {_settle(claim, options) for claim in _claims(text)}
+    """The letter of the one option that a message settles on; None: no answer, several, or a name and a letter that disagree."""
+    letters = {_settle(claim, options) for claim in claims(text)}
     return letters.pop() if len(letters) == 1 else None
+
+
+def claims(text: str) -> list[str]:
+    """What stands behind each `Answer:`, up to the next one or the line's end."""
+    return [claim.strip().rstrip(".").strip() for claim in _ANSWER.findall(text)]
 
 
 def split_answer(text: str) -> tuple[str, str]:
@@ -42,7 +60,7 @@ def split_answer(text: str) -> tuple[str, str]:
 def malformed(text: str, options: Sequence[str], ended: bool, forged: bool = False) -> str:
     """Why a message can't be used, or "" for a good one.
 
-    One of "empty", "control token", "looping", "no answer", "several answers", "cut off".
+    One of "empty", "control token", "looping", "no answer", "several answers", "name and letter disagree", "cut off".
 
     Args:
         options: the question's; empty for free text, which needs no answer line.
@@ -58,35 +76,38 @@ def malformed(text: str, options: Sequence[str], ended: bool, forged: bool = Fal
     if len(triples) > 8 and len(set(triples)) < 0.5 * len(triples):
         return "looping"
     if options and parse_answer(text, options) is None:
-        return "several answers" if len(set(_claims(text))) > 1 else "no answer"
+        found = claims(text)
+        if len(set(found)) > 1:
+            return "several answers"
+        return "name and letter disagree" if found and _disagree(found[0], options) else "no answer"
     return "" if ended else "cut off"
 
 
-def _claims(text: str) -> list[str]:
-    return [claim.strip().rstrip(".").strip() for claim in _ANSWER.findall(text)]
-
-
 def _settle(claim: str, options: Sequence[str]) -> str | None:
-    """The letter that one answer line names: `name (C)`, `C`, `(C)` or the name alone.
+    """The letter that one answer names: `name (C)`, `C`, `(C)` or the name alone."""
+    lettered = list(zip(LETTERS, options, strict=False))
+    named = [letter for letter, option in lettered if claim and _plain(claim) == _plain(option)]
+    if both := _NAME_AND_LETTER.fullmatch(claim):
+        letter = both["letter"].upper()
+        if any(letter == own and (not both["name"] or _is(both["name"], option)) for own, option in lettered):
+            return letter  # name and letter: what the format asks for goes before any other reading
+        return named[0] if len(named) == 1 else None
+    if len(claim) == 1 and claim.upper() in LETTERS[: len(options)]:
+        return claim.upper() if named in ([], [claim.upper()]) else None  # options may be called "A" and "B" themselves
+    return named[0] if len(named) == 1 else None
 
-    A name that is one option's decides: a reader takes the name, and a small model gets the letter behind it wrong first. Where the
-    name is no option's, the letter decides if its option begins with the name.
-    """
-    allowed = LETTERS[: len(options)]
+
+def _disagree(claim: str, options: Sequence[str]) -> bool:
     both = _NAME_AND_LETTER.fullmatch(claim)
-    name, letter = (both["name"], both["letter"].upper()) if both else (claim, "")
-    if named := [own for own, option in zip(allowed, options, strict=True) if _is(name, option)]:
-        return named[0] if len(named) == 1 else letter if letter in named else None
-    if not both and (alone := _LETTER.fullmatch(claim)):
-        name, letter = "", alone[1].upper()
-    return letter if letter and letter in allowed and _plain(options[LETTERS.index(letter)]).startswith(_plain(name)) else None
+    return bool(both and both["letter"].upper() in LETTERS[: len(options)] and any(_is(both["name"], option) for option in options))
 
 
 def _is(name: str, option: str) -> bool:
     """Whether a name is the option's, whole or cut after NAME_WORDS words."""
     cut = " ".join(option.split()[:NAME_WORDS])
-    return bool(_plain(name)) and _plain(name) in (_plain(option), _plain(cut))
+    return _plain(name) in (_plain(option), _plain(cut))
 
 
 def _plain(text: str) -> str:
-    return " ".join(re.findall(r"\w+|[^\w\s…]", text.casefold()))
+    """Words and marks alone: case, blanks, a cut's `…` and a last full stop tell nothing."""
+    return " ".join(re.findall(r"\w+|[^\w\s…]", text.casefold().rstrip(" .…")))

@@ -72,7 +72,7 @@ def test(
     profile: ProfileOption = DEFAULT_PROFILE,
     asked: Annotated[list[str], typer.Option("--question", "-q", help="a question of your own; may be repeated")] = [],  # noqa: B006
     file: Annotated[Path | None, typer.Option("--questions", help="a .txt file of questions, one a line, or .jsonl rows")] = None,
-    team: Annotated[str, typer.Option(help="auto, maporl_team, roles, alone (each role by itself) or base")] = "auto",
+    team: Annotated[str, typer.Option(help="auto, maporl_team, roles, alone (each role by itself), agent or base")] = "auto",
     overrides: SetOption = [],  # noqa: B006
 ) -> None:
     """Ask the finished models built-in or given questions, without training; writes outputs/test_results.json."""

@@ -259,25 +259,20 @@ def _cost(settings: Settings, price: float | None) -> list[str]:
     """Line by line: the plan's hours on the instance type at the table's price, what they leave out, the ceiling."""
     from medpipe.aws import prices
     from medpipe.launch.devices import Machine
-    from medpipe.plan import TEAM, plan
+    from medpipe.plan import EFFICIENCY, LONE, TEAM, plan
 
     aws, hours, told = settings.aws, None, []
     if aws.instance_type in prices.FITTED:
         count, gpu = prices.gpus_of(aws.instance_type)
         found = plan(settings, measure=False, machine=Machine(count, gpu.peak, gpu.memory_gb * 1e9 / 2**20))
-        share, source = found.utilisation["cuda"]
         told.append(f"{count} x {prices.FITTED[aws.instance_type].gpu}, {gpu.peak / 1e12:,.0f} TFLOP/s each ({gpu.source})")
-        told.append(f"{share:.0%} of that is counted on ({source})")
-        busy: dict[str, float] = {}  # roles on one GPU wait for each other, others do not
-        for part in found.parts:
-            if part.name != TEAM and part.seconds is not None:
-                busy[part.place.pool] = busy.get(part.place.pool, 0.0) + part.seconds
-        team = sum(part.flops for part in found.parts if part.name == TEAM) / (gpu.peak * share)
-        hours = (max(busy.values()) + team) / 3600 if busy else None
-        told += [f"{name}: {seconds / 60:,.0f} min" for name, seconds in sorted(busy.items())]
-        if team:
-            told.append(f"the team: {team / 60:,.0f} min of arithmetic, WITHOUT drawing its messages, whose time is not foretold")
+        shares = ", ".join(f"{share:.0%} in {kind}" for kind, share in EFFICIENCY["cuda"].items())
+        told.append(f"of that are counted on: {shares} (assumed, not measured)")
+        seconds = {part.name: part.seconds or 0.0 for part in found.parts}
+        tuned = [value for name, value in seconds.items() if name not in (TEAM, LONE)]  # on GPUs of their own, at once
+        hours = (max(tuned) + seconds[TEAM] + seconds[LONE]) / 3600 if tuned else None
+        told += [f"{part.name}: {seconds[part.name] / 60:,.0f} min ({part.basis})" for part in found.parts]
         told += [f"!! {warning}" for warning in found.warnings]
-    left_out = "drawing messages, evaluation, the image's download, loading the base, channels and results, interruptions on spot"
+    left_out = "evaluation, the image's download, loading the base, channels and results, interruptions on spot"
     elsewhere = [f"!! that price is of {prices.PRICED_IN}: another region's may differ, pass it with --price"] if price is None else []
     return [*prices.cost(aws, hours, price).lines(aws.budget_usd), *elsewhere, f"not in the estimate: {left_out}", *told]

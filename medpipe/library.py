@@ -25,7 +25,7 @@ from typing import Any
 from medpipe import store
 from medpipe.config import DEFAULT_PROFILE, load_profile, parse_override
 from medpipe.errors import MedpipeError
-from medpipe.schema import ROLES
+from medpipe.schema import LEARNERS, ROLES
 
 RUN = "from medpipe.kin import die_with_parent; die_with_parent({parent}); from medpipe.cli import main; main()"
 """What the process of a training executes: `medpipe run`, which ends when its caller does."""
@@ -56,11 +56,11 @@ class MedicalTeamTrainer:
         """Make models and all that they need; what stands already is not made again. Shows the run's lines as it goes.
 
         Args:
-            roles: fine-tune these alone. None: all four, and then the co-trained team (with training.method = full: all four).
+            roles: fine-tune these alone. None: all four, and then the co-trained team.
             select: another selection of the graph, in Dagster's syntax ("*" is everything, with evaluation and report).
 
         Returns:
-            The folders of the finished models: "base", the roles, "maporl_team".
+            The folders of the finished models: "base", the roles, "agent", "maporl_team", "agent_rl".
 
         Raises:
             MedpipeError: a role that does not exist, no corpus, or a run that failed (its lines say why).
@@ -84,7 +84,7 @@ class MedicalTeamTrainer:
 
         Args:
             questions: texts, or rows {"question": …, "options": […], "answer": "B"}; None: the built-in ones.
-            team: who answers: "auto", "maporl_team", "roles", "base" or "alone".
+            team: who answers: "auto", "maporl_team", "roles", "base", "alone" or "agent".
             say: is told, in one line, whenever a role has spoken.
         """
         from medpipe.consult import consult
@@ -94,7 +94,7 @@ class MedicalTeamTrainer:
 
     def models(self) -> dict[str, Path]:
         """The folders of the models that are finished, by name."""
-        folders = {name: self.settings.outputs / "models" / name for name in ("base", *ROLES, "maporl_team")}
+        folders = {name: self.settings.outputs / "models" / name for name in ("base", *LEARNERS, "maporl_team", "agent_rl")}
         return {name: folder for name, folder in folders.items() if (folder / store.MANIFEST).is_file()}
 
     def results(self) -> dict[str, Any]:
@@ -122,9 +122,7 @@ class MedicalTeamTrainer:
                 got=f"roles {', '.join(map(repr, unknown)) or 'without a name'}", expected=f"some of {', '.join(ROLES)}",
                 where="train(roles=…)", do="name one of these, or leave roles out for the whole team",
             )  # fmt: skip
-        if roles is None and self.settings.training.method == "lora":
-            return "*models/maporl_team"
-        return ",".join(f"*models/{name}" for name in names or ROLES)
+        return ",".join(f"*models/{name}" for name in names) if names else "*models/maporl_team"
 
     def _require_corpus(self) -> None:
         folder = self.settings.data / "synthetic"

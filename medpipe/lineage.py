@@ -24,13 +24,14 @@ from medpipe.corpus.sources import SOURCES
 from medpipe.errors import MedpipeError
 from medpipe.evaluation.benchmarks import BENCHMARKS
 from medpipe.evaluation.labels import SYSTEMS
-from medpipe.schema import ROLES, Manifest
+from medpipe.schema import LEARNERS, Manifest
 from medpipe.tracking.journal import journals, read, read_state
 
+TEAM, LONE = "models/maporl_team", "models/agent_rl"
 GROUPS = ("sources", "corpus", "splits", "models", "rewards", "tuning", "evaluation", "release")
-LAST_FIRST = ("models/maporl_team", "models/verifier", *(f"models/{role}" for role in ROLES), "models/base")
+LAST_FIRST = (TEAM, LONE, "models/verifier", *(f"models/{learner}" for learner in LEARNERS), "models/base")
 """Of a run that made several things, the one whose lineage is told."""
-KEY_OF_TASK = {"base": "models/base", "maporl": "models/maporl_team", "verifier": "models/verifier"}
+KEY_OF_TASK = {"base": "models/base", "verifier": "models/verifier"}
 FEWEST = 8  # characters of a run's id
 SHOWN = 12  # characters of a hash
 
@@ -250,6 +251,8 @@ def _key(manifest: Manifest) -> str:
     """The asset of a copied folder."""
     if manifest.task == "sft":
         return f"models/{manifest.metadata.get('role', '')}"
+    if manifest.task == "maporl":  # the lone agent draws as much as a team did, which is told to it
+        return LONE if TEAM in manifest.inputs else TEAM
     return KEY_OF_TASK.get(manifest.task, manifest.task)
 
 

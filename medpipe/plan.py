@@ -2,10 +2,10 @@
 
     show(plan(load_profile("quickstart")))
 
-Rows and their lengths come from the finished splits where they are there, counted with the finished base's tokenizer on a sample;
-until then the settings' limits are told, as upper bounds. Dimensions come from the finished base or from PUBLISHED. Time is FLOPs over
-this machine's matmul peak, of which the last finished role tells what share is reached. torch is imported for that one
-measurement only. Left out: evaluation, and the time of a team that has never been trained here (generation has its own pace).
+Rows and their tokens come from the finished splits and base where they are there, counted on a sample of real training rows; until
+then the settings' limits are told, as upper bounds. Time is an estimate: FLOPs over what this machine multiplies now, of which
+EFFICIENCY says the share that each kind of work reaches. No run of another profile has a part in it. Left out: evaluation, a
+learned verifier, and what quantised weights cost in time.
 """
 
 from __future__ import annotations
@@ -17,31 +17,49 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from medpipe import store
 from medpipe.config import Settings
 from medpipe.launch.devices import Machine, Place, place_role, place_team
-from medpipe.lengths import Lengths, lengths
-from medpipe.schema import ROLES, Manifest, Role
-from medpipe.training import footprint
-from medpipe.training.meter import PUBLISHED, Dims, Lora, forward_flops, train_flops
+from medpipe.models.base import PROBE
+from medpipe.schema import LEARNERS, ROLES, Learner, speaker_of
+from medpipe.training import meter
+from medpipe.training.meter import PUBLISHED, Dims, Lora
 
-ASSUMED = {"cpu": 0.4, "cuda": 0.2}
-"""Share of the matmul peak that useful arithmetic takes, before a run on this machine has told it."""
+EFFICIENCY = {"cpu": {"reading": 0.4, "learning": 0.25, "drawing": 0.1}, "cuda": {"reading": 0.2, "learning": 0.2, "drawing": 0.02}}
+"""Share of the matmul peak that each kind of work reaches. CPU: measured once, SmolLM2-135M in fp32 on a shared core, 16 rows of 400
+tokens read, turns of 25 learned, 48 messages drawn. GPU: assumed, not measured; drawing waits for memory and hangs on the batch."""
 PROCESS_MIB = 550
 """What a training process holds before it has a model: Python, torch, transformers (measured on Linux, CPU build of torch)."""
 ALLOCATOR = 0.8
-"""What the C allocator holds on a CPU besides activations and logits, as a share of them: steps of ever new sizes leave gaps
-(measured once: SmolLM2-135M, 8 rows of up to 310 tokens a pass). A GPU's allocator is not so counted."""
+"""What the C allocator holds on a CPU besides activations and logits, as a share of them (measured once): steps of ever new sizes
+leave gaps."""
 CHECKPOINTS = 3  # two are kept while the third is written; weights and two moments each
-TEAM = "models/maporl_team"
+FRAME = 6  # tokens of a turn besides its message: its header, its end, a line's end
+SAMPLE = 32  # rows
+TEAM, LONE = "models/maporl_team", "models/agent_rl"
 UNKNOWN = "unknown until models/base is made"
 
 
 @dataclass(frozen=True)
+class Rows:
+    """Rows of an epoch, and the tokens of one: of the transcript that is read once, and of all learners' turns behind it."""
+
+    count: int
+    read: float  # mean
+    turns: float  # mean, headers of turns included
+    said: float  # mean, of the completions alone
+    contexts: float  # mean over rows of what stands before each learner's turn, summed over the learners
+    longest: int  # of the transcript
+    longest_turn: int  # of one learner
+    basis: str  # where the numbers are from
+
+
+@dataclass(frozen=True)
 class Part:
-    """One training: a role's fine-tuning, or the team's co-training."""
+    """One training: the fine-tuning on one device, the team's co-training, or the lone agent's."""
 
     name: str
     place: Place
@@ -49,27 +67,17 @@ class Part:
     frozen: int
     memory: Mapping[str, float]  # MiB by purpose
     steps: int
-    tokens: float  # useful ones, without padding
-    basis: str  # where rows and lengths are from
-    flops: float
+    tokens: float  # read and learned, or drawn; without padding
+    basis: str  # where rows and tokens are from
+    flops: Mapping[str, float]  # by kind of work, the keys of EFFICIENCY
     seconds: float | None
     disk_mib: float  # while it runs, checkpoints included
+    made: str = ""  # what the finished training of the same model says of itself
 
     @property
     def memory_mib(self) -> float:
         """All of it."""
         return sum(self.memory.values())
-
-
-@dataclass(frozen=True)
-class Actual:
-    """A finished role's numbers beside the estimate; None where its statistics do not hold them."""
-
-    part: Part
-    seconds: float
-    memory_mib: float | None
-    tokens: float
-    same_settings: bool
 
 
 @dataclass(frozen=True)
@@ -80,41 +88,37 @@ class Plan:
     model: str
     origin: str  # where the dimensions are from
     dims: Dims | None
-    peaks: Mapping[str, float]  # device → FLOP/s
-    utilisation: Mapping[str, tuple[float, str]]  # cpu or cuda → share of the peak, and where it is from
+    peaks: Mapping[str, float]  # pool → FLOP/s
     parts: tuple[Part, ...] = ()
     base_mib: float = 0.0  # on disk
     free_mib: float = 0.0
     warnings: tuple[str, ...] = ()
-    actual: tuple[Actual, ...] = ()
 
 
 def plan(settings: Settings, measure: bool = True, seconds: float = 1.0, machine: Machine | None = None) -> Plan:
     """Estimate a profile on this machine, or on another.
 
     Args:
-        measure: measure the matmul peak of each device used; without it the last run's peak is taken, or no time is told.
+        measure: measure the matmul peak of each device used; without it no time is told.
         seconds: how long each measurement takes.
-        machine: another one, of which nothing is measured; its disk, and the time of a team on it, stay unknown.
+        machine: another one, of which nothing is measured; its disk stays unknown.
     """
     dims, origin = dimensions(settings)
-    places: dict[Role, Place] = {role: place_role(settings, role, machine) for role in ROLES}
-    finished = _finished(settings)
-    peaks = {each.pool: machine.peak for each in places.values()} if machine else _peaks(settings, places, finished, seconds * measure)
-    shares = {kind: _utilisation(kind, finished) for kind in ("cpu", "cuda")}
-    begun = Plan(settings.name, f"{settings.model.name} ({settings.model.kind})", origin, dims, peaks, shares)
+    together: dict[Place, list[Learner]] = {}
+    for learner in LEARNERS:
+        together.setdefault(place_role(settings, speaker_of(learner), machine), []).append(learner)
+    peaks = {place.pool: machine.peak for place in together} if machine else _peaks(settings, together, seconds * measure)
+    begun = Plan(settings.name, f"{settings.model.name} ({settings.model.kind})", origin, dims, peaks)
     if dims is None:
-        return replace(begun, warnings=tuple(_impossible(settings, None)))
-    counted = {role: lengths(settings, role, _made(settings, "models/base")) for role in ROLES}
-    roles = [_role(settings, dims, role, places[role], counted[role], begun) for role in ROLES]
-    parts = roles + ([_team(settings, dims, machine)] if settings.training.method == "lora" else [])
-    base_mib = dims.parameters * (2 if settings.model.kind == "hub" else 4) / footprint.MIB
-    free = shutil.disk_usage(_nearest(settings.outputs)).free / footprint.MIB
-    warnings = [*_impossible(settings, dims), *_too_large(settings, parts, machine)]
+        return begun
+    tuned = [_fine_tuning(settings, dims, place, learners, peaks) for place, learners in together.items()]
+    parts = [*tuned, *(_co_training(settings, dims, place_team(settings, machine), name, peaks) for name in (TEAM, LONE))]
+    base_mib = dims.parameters * (2 if settings.model.kind == "hub" else 4) / meter.MIB
+    free = shutil.disk_usage(_nearest(settings.outputs)).free / meter.MIB
+    warnings = _warnings(settings, dims, parts, machine)
     if (needed := base_mib + sum(part.disk_mib for part in parts)) > free and not machine:
         warnings.append(f"about {needed:,.0f} MiB of disk are needed, {free:,.0f} MiB are free: set paths.outputs")
-    actual = tuple(_beside(settings, part, *finished[part.name]) for part in roles if not machine and _made(settings, part.name))
-    return replace(begun, parts=tuple(parts), base_mib=base_mib, free_mib=free, warnings=tuple(warnings), actual=actual)
+    return replace(begun, parts=tuple(parts), base_mib=base_mib, free_mib=free, warnings=tuple(warnings))
 
 
 def dimensions(settings: Settings) -> tuple[Dims | None, str]:
@@ -127,133 +131,157 @@ def dimensions(settings: Settings) -> tuple[Dims | None, str]:
     return None, UNKNOWN if not folder else "of a family that medpipe/training/meter.py does not know"
 
 
+def rows_of(settings: Settings, learners: Sequence[Learner]) -> Rows:
+    """What these learners learn from: a sample of their lessons, or upper bounds where splits or base are not made yet."""
+    folder, base = settings.outputs / "splits" / "train", _made(settings, "models/base")
+    said = {learner: settings.team.max_new_tokens[speaker_of(learner)] for learner in learners}
+    if store.read_manifest(folder) is None or base is None:
+        full = settings.team.max_header_tokens + 2 * sum(settings.team.max_new_tokens[role] + FRAME for role in ROLES)  # an earlier round
+        turns, count = sum(said.values()) + FRAME * len(said), settings.training.max_examples
+        basis = "at most: training.max_examples full rows; splits/train and models/base are not made yet"
+        return Rows(count, full, turns, sum(said.values()), full * len(said), full, max(said.values()) + FRAME, basis)
+    from transformers import AutoTokenizer
+
+    from medpipe.corpus.evidence import EvidenceIndex
+    from medpipe.team.transcript import Frame
+    from medpipe.training.sft import make_lessons, pick
+
+    rows = store.read_examples(folder)
+    count = min(len(rows), settings.training.max_examples)
+    chosen = pick(rows, min(count, SAMPLE), settings.seed)
+    frame = Frame(AutoTokenizer.from_pretrained(base, local_files_only=True))
+    lessons = make_lessons(chosen, EvidenceIndex.load(folder / "evidence"), learners, frame, settings, training=True)
+    turns_of = [list(lesson.turns.values()) for lesson in lessons]
+    length = [[len(turn.invocation) + len(turn.completion) for turn in turns] for turns in turns_of]
+    return Rows(
+        count, fmean(len(lesson.tokens) for lesson in lessons), fmean(map(sum, length)),
+        fmean(sum(len(turn.completion) for turn in turns) for turns in turns_of),
+        fmean(sum(len(turn.context) for turn in turns) for turns in turns_of), max(len(lesson.tokens) for lesson in lessons),
+        max(map(max, length)), f"of {count} rows of splits/train, by {len(lessons)} of them",
+    )  # fmt: skip
+
+
 # --- estimates
 
 
-def _role(settings: Settings, dims: Dims, role: Role, place: Place, of: Lengths, begun: Plan) -> Part:
-    training, lora = settings.training, _lora(settings)
-    rows_per_step = training.batch_size * training.gradient_accumulation
-    rows_per_pass = max(1, min(rows_per_step, training.tokens_per_pass // of.longest))
-    element = _element(settings, place)
-    memory = footprint.fine_tuning(
-        dims, lora, element, settings.model.quantization, rows_per_pass * of.longest, rows_per_pass * of.longest_said,
-        training.gradient_checkpointing,
+def _fine_tuning(settings: Settings, dims: Dims, place: Place, learners: Sequence[Learner], peaks: Mapping[str, float]) -> Part:
+    """A transcript is read once by the bare base, then each learner's turn is learned behind it; `lora` reads for each learner."""
+    training, lora, of, element = settings.training, _lora(settings), rows_of(settings, learners), _element(settings, place)
+    rows_per_step, seen = training.batch_size * training.gradient_accumulation, training.epochs * of.count
+    pass_rows = max(1, min(rows_per_step, training.tokens_per_pass // of.longest))
+    shared = training.adapter == "activated"
+    read, learned = (of.read, of.turns) if shared else (0.0, of.contexts + of.turns)
+    flops = {"reading": meter.read_flops(dims, seen * read), "learning": meter.learn_flops(dims, lora, seen * learned, seen * of.said)}
+    return _part(
+        settings, dims, ", ".join(f"models/{learner}" for learner in learners), place, len(learners), flops, peaks, basis=of.basis,
+        steps=training.epochs * math.ceil(of.count / rows_per_step), tokens=seen * (of.read + of.said),
+        made=_told(settings, f"models/{learners[0]}"),
+        memory={
+            # The reading, a pass's copy of it, and what is joined to it for the backward pass.
+            "keys and values": 3 * meter.keys_values(dims, element, pass_rows * of.longest) if shared else 0.0,
+            "activations": meter.activations(dims, lora, element, pass_rows * (of.longest_turn + (0 if shared else of.longest))),
+            "logits": meter.logits(dims, pass_rows * of.longest_turn),
+        },
     )  # fmt: skip
-    tokens, said = (training.epochs * of.rows * each for each in (of.prompt + of.said, of.said))
-    flops = train_flops(dims, tokens, said, lora)
-    trainable = dims.lora_parameters(lora) if lora else dims.parameters
-    learned = trainable * (4 if lora else element) / footprint.MIB
-    pace = _pace(place, begun)
+
+
+def _co_training(settings: Settings, dims: Dims, place: Place, name: str, peaks: Mapping[str, float]) -> Part:
+    """Upper bounds: every question is replaced as often as may be, every episode plays all rounds, every message is full."""
+    lora, team, maporl, element = _lora(settings), settings.team, settings.maporl, _element(settings, place)
+    shared = settings.training.adapter == "activated"
+    at_once = math.ceil(maporl.questions_per_iteration * (1 + maporl.redraw))  # questions of an iteration
+    asked = maporl.iterations * at_once
+    looks = math.ceil(maporl.iterations / maporl.select_every) * maporl.select_questions if maporl.select_every else 0
+    tree = (len(ROLES) + 1) / 2 if maporl.credit == "tree" else 1.0  # each role's alternatives are continued by the later roles
+    budgets = {role: team.max_new_tokens[role] for role in ROLES}
+    rounds = team.max_rounds_per_episode
+    a_round = sum(budgets.values())
+    framed = rounds * (a_round + FRAME * len(ROLES))
+    samples = asked * maporl.samples_per_question
+    drawn = samples * tree * rounds * a_round  # the lone agent may draw as many
+    learned = samples * (framed if maporl.credit == "episodes" else a_round + FRAME * len(ROLES))
+    readers = 1 if shared else len(ROLES)
+    flops = {
+        "reading": meter.read_flops(dims, readers * ((asked + looks) * team.max_header_tokens + (samples * tree + looks) * framed)),
+        "learning": maporl.epochs * meter.learn_flops(
+            dims, lora, learned if shared else learned + samples * rounds * len(ROLES) * (team.max_header_tokens + framed), learned
+        ) + (meter.draw_flops(dims, lora, learned) if maporl.kl else 0.0),  # the reference scores once more
+        "drawing": meter.draw_flops(dims, lora, drawn + looks * rounds * a_round),
+    }  # fmt: skip
+    longest, row = max(budgets.values()) + FRAME, team.max_header_tokens + framed
+    held = at_once * maporl.samples_per_question + 2 * maporl.minibatch  # an iteration's readings, and a minibatch's copies
+    return _part(
+        settings, dims, name, place, 1 if name == LONE else len(ROLES), flops, peaks, starts=True, steps=maporl.iterations,
+        tokens=drawn, basis="drawn, at most: all questions redrawn, all rounds, full messages", made=_told(settings, name),
+        memory={
+            "keys and values": readers * meter.keys_values(dims, element, held * row),
+            "activations": meter.activations(dims, lora, element, maporl.minibatch * (longest if shared else row)),
+            "logits": meter.logits(dims, maporl.minibatch * longest),
+        },
+    )  # fmt: skip
+
+
+def _part(
+    settings: Settings, dims: Dims, name: str, place: Place, learners: int, flops: Mapping[str, float], peaks: Mapping[str, float], *,
+    memory: Mapping[str, float], steps: int, tokens: float, basis: str, made: str, starts: bool = False,
+) -> Part:  # fmt: skip
+    """What is the same for every training; `starts`: a frozen copy and a best one lie beside each adapter that learns."""
+    own, element = meter.adapters(dims, _lora(settings), learners), _element(settings, place)
+    held = {
+        "weights": meter.weights(dims, element, settings.model.quantization) + own * (3 if starts else 1),
+        "gradients": own, "optimizer": 2 * own, **memory,
+    }  # fmt: skip
+    if place.gpu is None:
+        held |= {"allocator": ALLOCATOR * (memory["activations"] + memory["logits"]), "process": PROCESS_MIB}
+    share, peak = EFFICIENCY["cpu" if place.gpu is None else "cuda"], peaks.get(place.pool)
+    seconds = sum(count / (peak * share[kind]) for kind, count in flops.items()) if peak else None
+    trainable = learners * dims.lora_parameters(_lora(settings))
     return Part(
-        f"models/{role}", place, trainable, dims.parameters if lora else 0, _with_process(memory, place),
-        training.epochs * math.ceil(of.rows / rows_per_step), tokens, of.basis, flops, flops / pace if pace else None,
-        learned * (1 + 3 * CHECKPOINTS),
+        name, place, trainable, dims.parameters, held, steps, tokens, basis, flops, seconds, own * (1 + 3 * CHECKPOINTS), made
     )  # fmt: skip
 
 
-def _team(settings: Settings, dims: Dims, machine: Machine | None) -> Part:
-    """Upper bounds: every episode plays all rounds, every message fills its budget."""
-    lora = Lora(settings.training.lora_rank, settings.training.lora_layers)
-    place, team, maporl = place_team(settings, machine), settings.team, settings.maporl
-    episodes = maporl.questions_per_iteration * maporl.samples_per_question
-    messages = maporl.iterations * episodes * team.max_rounds_per_episode  # of each role
-    longest = max(team.max_new_tokens.values())
-    tokens = messages * sum(team.max_prompt_tokens + team.max_new_tokens[role] for role in ROLES)
-    said = messages * sum(team.max_new_tokens[role] for role in ROLES)
-    element = _element(settings, place)
-    memory = dict(
-        footprint.co_training(
-            dims, lora, element, settings.model.quantization, len(ROLES), maporl.minibatch, team.max_prompt_tokens + longest,
-            maporl.minibatch * longest,
-        )
-    )  # fmt: skip
-    memory["generation"] = footprint.cache(dims, element, episodes, team.max_prompt_tokens + longest)
-    flops = maporl.epochs * train_flops(dims, tokens, said, lora) + 2 * forward_flops(dims, tokens, said, lora)  # drawn, and reference
-    trainable = len(ROLES) * dims.lora_parameters(lora)
-    disk = trainable * 4 * (1 + 3 * CHECKPOINTS) / footprint.MIB
-    return Part(
-        TEAM, place, trainable, dims.parameters + trainable, _with_process(memory, place), maporl.iterations, tokens,
-        "at most: all rounds, full messages", flops, None if machine else _team_seconds(settings, place, episodes), disk
-    )  # fmt: skip
+def _lora(settings: Settings) -> Lora:
+    return Lora(settings.training.lora_rank, settings.training.lora_layers)
 
 
-def _team_seconds(settings: Settings, place: Place, episodes: int) -> float | None:
-    """From the last team trained here, by episodes; generation's pace is not foretold."""
-    folder = _made(settings, TEAM)
-    if folder is None:
-        return None
-    stats = store.read_json(folder / "training_stats.json")
-    if (stats["device"] == "cpu") != (place.gpu is None):
-        return None
-    return stats["seconds"] / (stats["iterations"] * stats["episodes_per_iteration"]) * settings.maporl.iterations * episodes
-
-
-def _pace(place: Place, begun: Plan) -> float | None:
-    """Useful FLOP/s: the device's peak, a process's share of the cores, and the share of it that is reached."""
-    kind = "cpu" if place.gpu is None else "cuda"
-    peak = begun.peaks.get(place.pool if kind == "cuda" else "cpu")
-    cores = len(os.sched_getaffinity(0))
-    return peak * begun.utilisation[kind][0] * (min(1.0, place.threads / cores) if kind == "cpu" else 1.0) if peak else None
-
-
-def _with_process(memory: Mapping[str, float], place: Place) -> dict[str, float]:
+def _precision(settings: Settings, place: Place) -> str:
+    """As medpipe/models/base.py resolves it, without asking torch: `auto` is taken to be bf16 on a GPU."""
+    chosen = settings.model.precision
+    if chosen != "auto":
+        return chosen
     if place.gpu is not None:
-        return dict(memory)
-    return {**memory, "allocator": ALLOCATOR * (memory["activations"] + memory["logits"]), "process": PROCESS_MIB}
-
-
-def _lora(settings: Settings) -> Lora | None:
-    return Lora(settings.training.lora_rank, settings.training.lora_layers) if settings.training.method == "lora" else None
+        return "bf16"
+    folder = _made(settings, "models/base")
+    return store.read_json(folder / PROBE)["cpu"] if folder and (folder / PROBE).is_file() else "fp32"
 
 
 def _element(settings: Settings, place: Place) -> int:
-    """Bytes of a number; a CPU always computes in fp32, and `auto` is half precision on a GPU."""
-    return 4 if place.gpu is None or settings.model.precision == "fp32" else 2
+    """Bytes of a number."""
+    return {"fp32": 4, "bf16": 2}[_precision(settings, place)]
 
 
-# --- the machine
+# --- the machine, and what lies there
 
 
-def _peaks(settings: Settings, places: Mapping[Role, Place], finished: Mapping[str, Any], seconds: float) -> dict[str, float]:
-    """FLOP/s by device: "cpu" for all cores together, or a GPU's pool."""
-    found: dict[str, float] = {}
-    cores = len(os.sched_getaffinity(0))
-    for role, place in places.items():
-        device = "cpu" if place.gpu is None else place.pool
-        if device in found:
-            continue
-        if seconds:
-            found[device] = _measured(settings, place, seconds)
-            continue
-        _, stats = finished.get(f"models/{role}", (None, {}))
-        if "matmul_peak_gflops" in stats and (stats["device"] == "cpu") == (device == "cpu"):
-            found[device] = stats["matmul_peak_gflops"] * 1e9 * (cores / place.threads if device == "cpu" else 1.0)
-    return found
-
-
-def _measured(settings: Settings, place: Place, seconds: float) -> float:
+def _peaks(settings: Settings, places: Mapping[Place, Any], seconds: float) -> dict[str, float]:
+    """FLOP/s by pool, measured."""
+    if not seconds:
+        return {}
     import torch
 
-    from medpipe.models.base import resolve_precision
-    from medpipe.training.meter import matmul_peak
-
-    device = "cpu" if place.gpu is None else f"cuda:{place.pool.removeprefix('gpu_')}"
-    dtype = torch.float32 if device == "cpu" else resolve_precision(device, settings.model.precision)
-    return matmul_peak(device, dtype, seconds)
-
-
-def _utilisation(kind: str, finished: Mapping[str, tuple[Manifest, dict[str, Any]]]) -> tuple[float, str]:
-    """Share of the peak that the role finished last reached on such a device, or the assumed one."""
-    for name, (_, stats) in sorted(finished.items(), key=lambda item: item[1][0].created_at, reverse=True):
-        if stats.get("mfu") and (stats["device"] == "cpu") == (kind == "cpu"):
-            return stats["mfu"], f"as {name} reached"
-    return ASSUMED[kind], "assumed: no finished run has measured it"
+    found = {}
+    for place in places:
+        device = "cpu" if place.gpu is None else place.pool.replace("gpu_", "cuda:")
+        dtype = torch.bfloat16 if _precision(settings, place) == "bf16" else torch.float32
+        found[place.pool] = meter.matmul_peak(device, dtype, seconds)
+    return found
 
 
 def _limit_mib(place: Place) -> float | None:
     """Memory of the GPU, or of the machine; None where nvidia-smi does not tell."""
     if place.gpu is None:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / footprint.MIB
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / meter.MIB
     command = ["nvidia-smi", "-i", place.gpu, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
     try:
         return float(subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip())
@@ -261,79 +289,45 @@ def _limit_mib(place: Place) -> float | None:
         return None
 
 
-def _nearest(folder: Path) -> Path:
-    """The folder, or the nearest one above it that exists."""
-    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-
-
-# --- what stands in the way
-
-
-def _impossible(settings: Settings, dims: Dims | None) -> list[str]:
-    training, found = settings.training, []
-    if training.method == "full":
-        found.append(
-            "training.method = full: each role gets weights of its own, but models/maporl_team co-trains adapters on one shared base. "
-            "Train roles alone (--select models/planner), or set training.method = lora"
-        )
-        if settings.model.precision == "fp16":
-            found.append("training.method = full with model.precision = fp16: gradients in fp16 can't be unscaled; set bf16 or fp32")
-    if dims and training.lora_layers > dims.layers:
-        found.append(f"training.lora_layers = {training.lora_layers}, but the model has {dims.layers} layers: lower it")
-    return found
-
-
-def _too_large(settings: Settings, parts: list[Part], machine: Machine | None) -> list[str]:
-    """GPUs take one training at a time; a CPU takes as many fine-tunings at once as it has slots."""
-    found, advice = [], "lower training.tokens_per_pass, set training.gradient_checkpointing = true or model.quantization = 4bit"
-    of_team = "lower maporl.minibatch, maporl.questions_per_iteration or team.max_prompt_tokens, or set model.quantization = 4bit"
+def _warnings(settings: Settings, dims: Dims, parts: Sequence[Part], machine: Machine | None) -> list[str]:
+    """What stands in the way: layers that are not there, memory that does not suffice."""
+    found = []
+    if settings.training.lora_layers > dims.layers:
+        found.append(f"training.lora_layers = {settings.training.lora_layers}, but the model has {dims.layers} layers: lower it")
     for part in parts:
         limit = machine.memory_mib if machine and part.place.gpu else _limit_mib(part.place)
         where = "this machine" if part.place.gpu is None else f"GPU {part.place.gpu}"
         if limit is None:
             found.append(f"whether {part.name} fits into {where} is not known: nvidia-smi does not tell its memory")
         elif part.memory_mib > limit:
-            do = of_team if part.name == TEAM else advice
-            found.append(f"{part.name} needs about {part.memory_mib:,.0f} MiB, {where} has {limit:,.0f} MiB: {do}")
-    together = sorted((part.memory_mib for part in parts if part.place.gpu is None and part.name != TEAM), reverse=True)
-    slots = settings.hardware.cpu_processes
-    ram = _limit_mib(Place("", None, 1))
-    if ram and sum(together[:slots]) > ram and not found:
-        found.append(
-            f"{slots} roles at once need about {sum(together[:slots]):,.0f} MiB, this machine has {ram:,.0f} MiB: "
-            f"lower hardware.cpu_processes, or {advice}"
-        )
+            fine_tuning = part.name not in (TEAM, LONE)
+            do = "training.tokens_per_pass" if fine_tuning else "maporl.minibatch, maporl.questions_per_iteration"
+            found.append(
+                f"{part.name} needs about {part.memory_mib:,.0f} MiB, {where} has {limit:,.0f} MiB: lower {do} or "
+                "team.max_header_tokens, or set model.quantization = 4bit"
+            )
     return found
-
-
-# --- what is finished already
-
-
-def _same_model(settings: Settings, manifest: Manifest) -> bool:
-    then = manifest.settings.get("model", {})
-    return all(then.get(key) == getattr(settings.model, key) for key in ("kind", "name", "revision"))
 
 
 def _made(settings: Settings, name: str) -> Path | None:
     """A finished folder, if it was made from the model that these settings name."""
-    folder = settings.outputs / name
-    manifest = store.read_manifest(folder)
-    return folder if manifest and _same_model(settings, manifest) else None
+    manifest = store.read_manifest(settings.outputs / name)
+    then = manifest.settings.get("model", {}) if manifest else {}
+    same = all(then.get(key) == getattr(settings.model, key) for key in ("kind", "name", "revision"))
+    return settings.outputs / name if manifest and same else None
 
 
-def _finished(settings: Settings) -> dict[str, tuple[Manifest, dict[str, Any]]]:
-    found = {}
-    for role in ROLES:
-        folder = settings.outputs / "models" / role
-        if manifest := store.read_manifest(folder):
-            found[f"models/{role}"] = (manifest, store.read_json(folder / "training_stats.json"))
-    return found
+def _told(settings: Settings, name: str) -> str:
+    """Time and memory that a finished training wrote down."""
+    folder = _made(settings, name)
+    stats = store.read_json(folder / "training_stats.json") if folder else {}
+    memory = f", {stats['peak_memory_mib']:,} MiB" if "peak_memory_mib" in stats else ""
+    return f"{_time(stats['seconds'])}{memory}" if stats else ""
 
 
-def _beside(settings: Settings, part: Part, manifest: Manifest, stats: Mapping[str, Any]) -> Actual:
-    now = settings.model_dump(mode="json")
-    same = all(manifest.settings.get(section) == now[section] for section in ("model", "training", "team"))
-    return Actual(part, stats["seconds"], stats.get("peak_memory_mib"), stats["tokens"], same)
+def _nearest(folder: Path) -> Path:
+    """The folder, or the nearest one above it that exists."""
+    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
 
 
 # --- on the terminal
@@ -345,40 +339,28 @@ def show(found: Plan) -> None:
     from rich.table import Table
 
     console = Console(highlight=False, soft_wrap=True)
-    size = (
-        f"{found.dims.parameters / 1e6:,.1f} M parameters, {found.dims.layers} layers, from {found.origin}" if found.dims else found.origin
-    )
-    console.print(f"profile {found.profile}: {found.model}, {size}", markup=False)
-    for device, peak in found.peaks.items():
-        share, source = found.utilisation["cpu" if device == "cpu" else "cuda"]
-        console.print(f"{device}: matmul peak {peak / 1e9:,.0f} GFLOP/s, of which {share:.0%} are counted on ({source})")
+    size = f"{found.dims.parameters / 1e6:,.1f} M parameters, {found.dims.layers} layers, from " if found.dims else ""
+    console.print(f"profile {found.profile}: {found.model}, {size}{found.origin}", markup=False)
+    for pool, peak in found.peaks.items():
+        shares = ", ".join(f"{share:.0%} in {kind}" for kind, share in EFFICIENCY["cuda" if pool.startswith("gpu") else "cpu"].items())
+        console.print(f"{pool}: matmul peak {peak / 1e9:,.0f} GFLOP/s, of which are counted on: {shares}")
     if found.parts:
-        table = Table("", *(part.name.removeprefix("models/") for part in found.parts), title="Estimates")
-        for name, cells in _rows(found.parts).items():
+        table = Table("", *(part.name.replace("models/", "") for part in found.parts), title="Estimates")
+        for name, cells in _cells(found.parts).items():
             table.add_row(name, *cells)
         console.print(table)
         for part in found.parts:
-            console.print(f"{part.name}: rows and tokens {part.basis}")
+            console.print(f"{part.name}: tokens {part.basis}")
         whole = found.base_mib + sum(part.disk_mib for part in found.parts)
         console.print(f"disk: about {whole:,.0f} MiB with models/base ({found.base_mib:,.0f} MiB), {found.free_mib:,.0f} MiB are free")
-    if found.actual:
-        table = Table("", "time", "memory, MiB", "tokens", "settings", title="Finished: estimate → actual")
-        for one in found.actual:
-            memory = "unknown" if one.memory_mib is None else f"{one.memory_mib:,.0f}"
-            table.add_row(
-                one.part.name.removeprefix("models/"), f"{_time(one.part.seconds)} → {_time(one.seconds)}",
-                f"{one.part.memory_mib:,.0f} → {memory}", f"{one.part.tokens:,.0f} → {one.tokens:,.0f}",
-                "same" if one.same_settings else "others",
-            )  # fmt: skip
-        console.print(table)
     for warning in found.warnings:
         console.print(f"!! {warning}", markup=False)
 
 
-def _rows(parts: Sequence[Part]) -> dict[str, list[str]]:
+def _cells(parts: Sequence[Part]) -> dict[str, list[str]]:
     purposes = list(dict.fromkeys(purpose for part in parts for purpose in part.memory))
     return {
-        "device": [_device(part.place) for part in parts],
+        "device": [f"CPU x {p.place.threads}" if p.place.gpu is None else f"GPU {p.place.gpu}" for p in parts],
         "learning": [f"{part.trainable / 1e6:,.2f} M" for part in parts],
         "frozen": [f"{part.frozen / 1e6:,.1f} M" for part in parts],
         "memory": [f"{part.memory_mib:,.0f} MiB" for part in parts],
@@ -387,11 +369,8 @@ def _rows(parts: Sequence[Part]) -> dict[str, list[str]]:
         "tokens": [f"{part.tokens:,.0f}" for part in parts],
         "time": [_time(part.seconds) for part in parts],
         "disk": [f"{part.disk_mib:,.0f} MiB" for part in parts],
+        "when last made": [part.made or "not yet" for part in parts],
     }
-
-
-def _device(place: Place) -> str:
-    return f"CPU x {place.threads}" if place.gpu is None else f"GPU {place.gpu}"
 
 
 def _time(seconds: float | None) -> str:

@@ -79,7 +79,6 @@ def run_graph(profile: str, select: str, overrides: list[str]) -> bool:
     from medpipe.definitions import defs
 
     keys = _selected(defs, select)
-    _refuse_what_cannot_end(settings, keys)
     _refuse_another_place(settings, load_profile(profile))
     config = {
         "resources": {"profile": {"config": {"name": profile, "overrides": overrides}}},
@@ -140,16 +139,6 @@ def _selected(defs: dg.Definitions, select: str) -> list[dg.AssetKey]:
             do="for example 'group:sources' or 'models/planner+'",
         )
     return keys
-
-
-def _refuse_what_cannot_end(settings: Settings, keys: list[dg.AssetKey]) -> None:
-    """Say now what would otherwise fail after hours of training: roles that each learned all weights share no base."""
-    teams = [key.to_user_string() for key in keys if key.path[0] == "evaluation" or key.path[-1] == "maporl_team"]
-    if settings.training.method == "full" and teams:
-        raise MedpipeError(
-            got="training.method = full", expected="lora, since a team's four roles share one base", where=f"the selection of {teams[0]}",
-            do="set training.method=lora, or train one role alone: medpipe run --select '*models/reporter'",
-        )  # fmt: skip
 
 
 def _refuse_another_place(settings: Settings, loaded: Settings) -> None:

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from medpipe import NOTICE, consult, store
+from medpipe.answers import parse_answer
 from medpipe.config import Settings
 from medpipe.errors import MedpipeError
 from medpipe.questions import BUILT_IN, Question, to_questions
-from medpipe.schema import ROLES, CheckResult, Manifest
-from medpipe_tests.conftest import JobMaker
+from medpipe.schema import AGENT, ROLES, CheckResult, Manifest
 from medpipe_tests.tiny_team import BUDGETS, tiny_settings
 
 FOUR = tuple(f"models/{role}" for role in ROLES)
@@ -26,7 +26,7 @@ class Outputs:
     """An outputs folder with finished models: real weights, real hashes, manifests as the worker writes them."""
 
     def __init__(self, root: Path, base: Path, adapters: Mapping[str, Path], splits: Mapping[str, Path]) -> None:
-        self.root, self._base, self._adapters = root, base, adapters
+        self.root, self._base, self.adapters = root, base, adapters
         self.settings: Settings = tiny_settings({"paths.outputs": str(root / "outputs")})
         self.finish("splits/train", {"": splits["splits/train"]})
 
@@ -52,13 +52,13 @@ class Outputs:
     def roles(self, *keys: str, **manifest: Any) -> Outputs:
         made = {"inputs": {"models/base": self.manifest("models/base").sha256}, **manifest}
         for key in keys:
-            self.finish(key, {"": self._adapters[key]}, **made)
+            self.finish(key, {"": self.adapters[key]}, **made)
         return self
 
     def team(self, **manifest: Any) -> Outputs:
         made = {"inputs": {"models/base": self.manifest("models/base").sha256}, **manifest}
         # Other weights than the roles': the adapters change places.
-        self.finish("models/maporl_team", {role: self._adapters[key] for role, key in zip(ROLES, reversed(FOUR), strict=True)}, **made)
+        self.finish("models/maporl_team", {role: self.adapters[key] for role, key in zip(ROLES, reversed(FOUR), strict=True)}, **made)
         return self
 
     @property
@@ -96,28 +96,38 @@ def test_the_cotrained_team_answers_our_questions_and_everything_is_written_down
         final = item["final"]
         assert final["role"] == "reporter" and final["text"] == item["messages"][-1]["text"]
         assert item["malformed"] is bool(final["malformed"])
-        assert (final["choice"] in "ABCDE"[: len(question.options)]) if question.options else final["choice"] is None
-        assert final["right"] == (final["choice"] == question.answer if question.options else None)
+        assert final["answer"] == (parse_answer(final["text"], question.options) if question.options else None)
+        assert final["right"] == (final["answer"] == question.answer if question.options else None)
     summary = results["summary"]
     assert (summary["questions"], summary["known"]) == (10, 5)
-    assert summary["right"] == {"reporter": sum(item["final"]["right"] is True for item in results["questions"])}
+    assert list(summary["right"]) == list(ROLES)
+    assert summary["right"]["reporter"] == sum(item["final"]["right"] is True for item in results["questions"])
     messages = [message for item in results["questions"] for message in item["messages"]]
     assert (summary["messages"], summary["malformed"]) == (len(messages), sum(message["malformed"] != "" for message in messages))
     assert results["agents"]["reporter"][0] == {"question": BUILT_IN[0].question, "response": results["questions"][0]["final"]["text"]}
 
 
-@pytest.mark.parametrize(("way", "system"), [("maporl_team", "maporl_team"), ("roles", "sft_team")])
-def test_the_same_words_and_the_same_letters_as_in_the_evaluation(outputs: Outputs, make_job: JobMaker, way: str, system: str) -> None:
-    from medpipe.evaluation import systems
+@pytest.mark.parametrize(("way", "keys"), [("maporl_team", tuple(reversed(FOUR))), ("roles", FOUR)])
+def test_the_same_words_as_a_rollout_of_the_same_adapters_says(outputs: Outputs, way: str, keys: tuple[str, ...]) -> None:
+    """What training and evaluation play is what a person is answered with."""
+    from medpipe.corpus.evidence import EvidenceIndex
+    from medpipe.models.adapters import AdapterModel
+    from medpipe.team.workflow import Team, rollout
 
-    outputs.base().roles(*FOUR).team()
-    inputs = {key: outputs.settings.outputs / key for key in ("models/base", *FOUR, "models/maporl_team", "splits/train")}
-    bench = systems.Bench(make_job("evaluation/medqa", outputs.settings, inputs), [q.row() for q in CHOICE])
-    expected = systems.SYSTEMS[system](bench, range(len(CHOICE)))
-    results = consult.consult(outputs.settings, CHOICE, way)
-    found = [(item["final"]["text"], item["final"]["choice"], item["tokens"]) for item in results["questions"]]
-    assert found == [(answered.text, answered.decision.prediction, answered.tokens) for answered in expected]
-    assert [item["evidence"] for item in results["questions"]] == bench.evidence
+    settings = outputs.base().roles(*FOUR).team().settings
+    models = AdapterModel.load(
+        settings.outputs / "models/base", {role: outputs.adapters[key] for role, key in zip(ROLES, keys, strict=True)}
+    )
+    rows, rules = [question.row() for question in CHOICE], settings.team
+    index = EvidenceIndex.load(settings.outputs / "splits/train/evidence")
+    evidence = [[p.text for p in found] for found in index.for_questions(rows, rules.evidence_passages, rules.evidence_chars)]
+    team = Team(models, {role: role for role in ROLES}, rules)
+    episodes = team.begin(rows, evidence)
+    rollout(team, episodes)
+    results = consult.consult(settings, CHOICE, way)
+    assert [item["evidence"] for item in results["questions"]] == evidence
+    assert [[m["text"] for m in item["messages"]] for item in results["questions"]] == [[t.text for t in e.turns] for e in episodes]
+    assert [item["final"]["answer"] for item in results["questions"]] == [episode.final.answer for episode in episodes]
 
 
 def test_the_bare_base_can_be_asked_in_all_roles(outputs: Outputs) -> None:
@@ -143,17 +153,14 @@ def test_roles_that_stand_can_be_asked_one_by_one_even_beside_the_team(outputs: 
     results = consult.consult(outputs.base().roles(*FOUR).team().settings, TWO, "alone")
     last = results["questions"][1]["messages"]
     assert [message["role"] for message in last] == list(ROLES)
-    assert all(message["choice"] in ("A", "B") and message["right"] is (message["choice"] == "B") for message in last)
+    assert all(message["last"] and message["right"] is (message["answer"] == "B") for message in last)
     assert list(results["summary"]["right"]) == list(ROLES)
 
 
-def test_a_role_whose_weights_were_all_trained_answers_without_a_base(outputs: Outputs, tiny_base: Path) -> None:
-    outputs.finish("models/reporter", {"": tiny_base})
-    results = consult.consult(outputs.settings, TWO)
-    assert list(results["made_from"]) == ["models/reporter", "splits/train"]
-    assert results["questions"][0]["final"]["role"] == "reporter"
-    with pytest.raises(MedpipeError, match=re.escape("models/reporter: a whole model, which shares no base")):
-        consult.consult(outputs.settings, TWO, "roles")
+def test_the_lone_agent_can_be_asked_and_writes_the_answer(outputs: Outputs) -> None:
+    results = consult.consult(outputs.base().roles(f"models/{AGENT}").settings, TWO, "agent")
+    assert list(results["made_from"]) == ["models/base", "models/agent", "splits/train"]
+    assert {message["role"] for item in results["questions"] for message in item["messages"]} == {"reporter"}
 
 
 @pytest.mark.parametrize(
@@ -164,6 +171,7 @@ def test_a_role_whose_weights_were_all_trained_answers_without_a_base(outputs: O
         ("roles", "--select '*models/planner,*models/researcher,*models/analyst,*models/reporter'"),
         ("alone", "--select '*models/reporter'"),
         ("base", "--select '*splits/train,*models/base'"),
+        ("agent", "--select '*models/agent'"),
     ],
 )
 def test_where_nothing_is_finished_the_message_names_the_command_and_earlier_results_stay(
@@ -238,7 +246,7 @@ HOSTILE = {
 
 
 def test_hostile_questions_are_asked_as_data(outputs: Outputs) -> None:
-    """Only a text that does not fit is shortened, and then each message says so."""
+    """Only a text that does not fit is shortened, and then the results say so."""
     outputs.base().roles("models/reporter")
     given = [
         text if number % 2 else {"question": text, "options": ["<|im_end|>", text[:50], "no"]}
@@ -247,7 +255,7 @@ def test_hostile_questions_are_asked_as_data(outputs: Outputs) -> None:
     results = consult.consult(outputs.settings, to_questions(given))
     json.dumps(results, ensure_ascii=False).encode("utf-8")
     assert results == outputs.written
-    cut = {name: item["messages"][0]["question_cut"] for name, item in zip(HOSTILE, results["questions"], strict=True)}
+    cut = {name: item["question_cut"] for name, item in zip(HOSTILE, results["questions"], strict=True)}
     assert [name for name, was_cut in cut.items() if was_cut] == ["a long text", "one long word"]
     shown = consult.as_text(results)
     assert all(character.isprintable() or character == "\n" for character in shown)
@@ -255,30 +263,31 @@ def test_hostile_questions_are_asked_as_data(outputs: Outputs) -> None:
 
 
 def test_control_tokens_in_a_question_open_no_turn(outputs: Outputs, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The prompts that the model reads hold the three turns of a chat and no more."""
-    from medpipe.models.policy import Policies
+    """What the model reads holds the header's two blocks and one turn for each message that was said, and no more."""
+    from medpipe.models.adapters import AdapterModel
 
-    prompts: list[list[int]] = []
-    real = Policies.generate
+    read: list[int] = []
+    real = AdapterModel.read
 
-    def listen(self: Policies, adapter: str | None, given: Any, *rest: Any) -> Any:
-        prompts.extend(given)
+    def listen(self: AdapterModel, rows: Any, *rest: Any) -> Any:
         opening = self.tokenizer.convert_tokens_to_ids("<|im_start|>")
-        assert [list(prompt).count(opening) for prompt in given] == [3] * len(given)
-        return real(self, adapter, given, *rest)
+        read.extend(list(row).count(opening) for row in rows)
+        return real(self, rows, *rest)
 
-    monkeypatch.setattr(Policies, "generate", listen)
+    monkeypatch.setattr(AdapterModel, "read", listen)
     consult.consult(outputs.base().roles(*FOUR).settings, to_questions([HOSTILE["control tokens"]]))
-    assert len(prompts) == 8
+    assert read == [2]
 
 
 def test_a_person_reads_the_notice_first_then_each_answer_and_what_it_is_worth(outputs: Outputs) -> None:
     results = consult.consult(outputs.base().roles(*FOUR).team().settings, [*TWO, Question(id="3", question="Which?", options=("x", "y"))])
     lines = consult.as_text(results).splitlines()
     assert lines[0] == NOTICE and lines[2] == "Asked: the co-trained team (profile smoke, on cpu)."
-    assert "1. What is sepsis?" in lines and "   B) pancreas" in lines
+    assert "1. What is sepsis?" in lines and "   pancreas (B)" in lines
     final = results["questions"][1]["final"]
-    reporter = lines[lines.index("   B) pancreas") + 4]
-    assert reporter.startswith("   reporter:") and f"counts as {final['choice']}, {'right' if final['right'] else 'wrong'}" in reporter
-    assert f"Right: reporter {int(final['right'])}, of 1 multiple-choice questions with a known answer." in lines
+    reporter = lines[lines.index("   pancreas (B)") + 4]
+    assert reporter.startswith("   reporter:") and ("right" if final["right"] else "wrong") in reporter
+    assert (f"answers {final['answer']}" in reporter) is (final["answer"] is not None)
+    right = ", ".join(f"{role} {count}" for role, count in results["summary"]["right"].items())
+    assert f"Right: {right}, of 1 multiple-choice questions with a known answer." in lines
     assert lines[-1].startswith("A handful of questions")

@@ -323,7 +323,7 @@ def test_of_a_real_run(made_once: Made, tmp_path: Path) -> None:
     assert team
     assert found["sha256"] == team.sha256 and found["damaged"] == [] and found["profile"] == "smoke"
     assert {node["key"] for node in found["sources"]} == {
-        f"sources/{n}" for n in ("benchmarks", "custom", "medquad", "medtext", "synthetic")
+        f"sources/{n}" for n in ("benchmarks", "custom", "medquad", "medquad_questions", "medtext", "phenotypes", "synthetic")
     }
     synthetic = next(node for node in found["sources"] if node["key"] == "sources/synthetic")
     assert synthetic["rows"] > 3000 and synthetic["about"]["licence"] == "Apache-2.0"

@@ -34,7 +34,7 @@ FLAGS = (
 )  # fmt: skip
 NOWHERE = "http://127.0.0.1:9"
 GROUPS = ("sources", "corpus", "splits", "rewards", "models", "evaluation", "release")
-SOURCES = ("synthetic", "custom", "medquad", "medtext", "benchmarks")
+SOURCES = ("synthetic", "custom", "medquad", "medquad_questions", "medtext", "phenotypes", "benchmarks")
 SECONDS = 240
 """How long a run or a page of a busy machine may take."""
 expect.set_options(timeout=60_000)

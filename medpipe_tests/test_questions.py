@@ -29,12 +29,12 @@ def test_our_questions_are_about_nobody() -> None:
 
 
 def test_no_role_sees_the_answer() -> None:
-    from medpipe.roles import prompt_for
+    from medpipe.answers import question_lines
 
     question = to_questions([{"question": "Which one?", "options": ["red", "blue"], "answer": "B"}])[0]
     assert question.answer == "B"
     assert question.row() == question.model_copy(update={"answer": None}).row()
-    assert "unknown" not in str([prompt_for(role, question.row(), [], []) for role in ("planner", "reporter", None)])
+    assert question_lines(question.row()) == "Question: Which one?\nOptions:\nred (A)\nblue (B)"
 
 
 def test_texts_and_rows_become_questions_and_other_fields_are_not_read() -> None:

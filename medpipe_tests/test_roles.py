@@ -1,48 +1,63 @@
-"""The four roles: what each one learns to say, and what each one gets to see."""
+"""The four roles: what each one learns to say, and what is said before it while it learns."""
 
 from __future__ import annotations
 
+import random
 import re
 from collections import Counter
-from types import SimpleNamespace
+from functools import cache
+from typing import Any
 
 import pytest
 
+from medpipe.answers import malformed, parse_answer
+from medpipe.corpus.synthetic import generate, library, load_conditions
+from medpipe.models.base import bundled_gguf
 from medpipe.roles import (
-    ALONE,
-    ANSWER_RULE,
     CAUTION,
     DESCRIBED,
     EMERGENCY,
     MEDICINES,
     NO_EVIDENCE,
     PLANS,
+    PREVIOUS_SHARE,
     QUOTE_WORDS,
-    SYSTEM,
-    Said,
-    prompt_for,
-    question_text,
-    reference_said,
-    reference_verdict,
+    RIGHT,
+    mates_before,
     sentences,
     target_for,
-    verdict_text,
 )
 from medpipe.schema import ROLES, QAExample, Role
-from medpipe.team import workflow
-from medpipe.team.episode import Episode, Turn
-from medpipe_tests.tiny_team import choice_row, text_row
+from medpipe.team.transcript import Frame
+from medpipe_tests.tiny_team import DATA, choice_row, text_row
 
 PASSAGES = [
     "gout: Gout is a painful joint disease with high uric acid.",
     "asthma: Wheezing and short breath at night point to asthma. It often starts in childhood.",
 ]
+BUDGETS = {"planner": 32, "researcher": 48, "analyst": 48, "reporter": 64}
 
 
-def user_text(role: Role | None, row: QAExample, evidence=PASSAGES, said=(), verdict="") -> str:
-    messages = prompt_for(role, row, evidence, said, verdict)
-    assert [message["role"] for message in messages] == ["system", "user"]
-    return messages[1]["content"]
+@cache
+def bundled() -> list[tuple[QAExample, list[str]]]:
+    """Every multiple-choice row of the bundled corpus with three passages: on options, mostly on the right one too, or none at all."""
+    conditions = load_conditions(DATA / "synthetic" / "conditions")
+    texts: dict[str, list[str]] = {}
+    for passage in library(conditions):
+        texts.setdefault(passage["title"], []).append(passage["text"])
+    found = []
+    for row in generate(conditions, seed=0, per_condition=7):
+        draw = random.Random(row.id)
+        topics = draw.sample(row.options, min(2, len(row.options)))
+        topics = [*topics, row.answer_text] if draw.random() < 0.8 else topics
+        draw.shuffle(topics)
+        passages = [f"{topic}: {draw.choice(texts[topic])[:320]}" for topic in dict.fromkeys(topics) if topic in texts]
+        found += [(row, passages if draw.random() < 0.9 else [])] if row.is_choice else []
+    return found
+
+
+def letter(row: QAExample, text: str) -> str | None:
+    return parse_answer(text, row.options)
 
 
 @pytest.mark.parametrize("row", [text_row(), choice_row()])
@@ -53,18 +68,20 @@ def test_four_roles_learn_four_different_things_from_one_row(row: QAExample) -> 
 
 
 @pytest.mark.parametrize("role", ROLES)
-@pytest.mark.parametrize("letter", ["A", "B", "C", "D"])
-def test_every_role_ends_a_choice_question_with_its_letter(role: Role, letter: str) -> None:
-    target = target_for(role, choice_row(answer=letter), PASSAGES)
-    assert target.endswith(f"\nAnswer: {letter}")
+@pytest.mark.parametrize("answer", ["A", "B", "C", "D"])
+def test_every_role_ends_a_choice_question_with_its_answer(role: Role, answer: str) -> None:
+    row = choice_row(answer=answer)
+    target = target_for(role, row, PASSAGES)
+    assert target.endswith(f" Answer: {row.answer_text} ({answer})")
     assert target.count("Answer:") == 1
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_no_role_gives_a_letter_on_a_free_text_question(role: Role) -> None:
+def test_no_role_gives_an_answer_line_on_a_free_text_question(role: Role) -> None:
     assert "Answer:" not in target_for(role, text_row(), PASSAGES)
-    assert ANSWER_RULE not in user_text(role, text_row())
-    assert user_text(role, choice_row()).endswith(ANSWER_RULE)
+
+
+# --- free text
 
 
 def test_the_planner_plans_by_the_kind_of_question() -> None:
@@ -77,7 +94,6 @@ def test_the_planner_plans_by_the_kind_of_question() -> None:
 @pytest.mark.parametrize(
     "row",
     [
-        choice_row(),
         text_row(qtype="case", question="A child wheezes at night. What is it?"),
         text_row(qtype="case", focus="a child wheezes at night", question="A child wheezes at night. What is it?"),
         text_row(qtype="diagnosis", question="Which condition makes a child wheeze at night?"),
@@ -162,20 +178,6 @@ def test_the_analyst_goes_from_findings_over_reasoning_to_a_conclusion() -> None
 
 
 @pytest.mark.parametrize(
-    ("changes", "passages", "weighed"),
-    [
-        ({}, PASSAGES, "of the others, gout [E1] comes near but fits less of this."),
-        ({}, PASSAGES[1:], "the other options fit less of this."),
-        ({"rationale": "Wheezing points to asthma. Eczema would itch."}, PASSAGES, "Eczema would itch."),
-        ({"rationale": ""}, [], "the other options fit less of this."),
-    ],
-)
-def test_the_analyst_weighs_the_options_as_far_as_rationale_and_evidence_tell(changes: dict, passages: list[str], weighed: str) -> None:
-    target = target_for("analyst", choice_row(**changes), passages)
-    assert re.fullmatch(rf"Findings: .+ asthma( best)?( \[E\d\])?\. Reasoning: {re.escape(weighed)}\nAnswer: B", target)
-
-
-@pytest.mark.parametrize(
     ("answer", "cautions"),
     [
         ("Eczema is a dry and itchy skin condition.", []),
@@ -203,94 +205,111 @@ def test_a_caution_stands_behind_the_sentence_that_calls_for_it() -> None:
     assert target_for("reporter", asked, []) == f"It may be the heart. {EMERGENCY} It may be a muscle."
 
 
-@pytest.mark.parametrize("row", [text_row(), choice_row()])
-@pytest.mark.parametrize("role", [*ROLES, None])
-def test_only_researcher_and_analyst_see_the_evidence(role: Role | None, row: QAExample) -> None:
-    shown = user_text(role, row)
-    assert ("[E1] gout: Gout is" in shown and "[E2] asthma" in shown) == (role in ("researcher", "analyst"))
-    assert ("Evidence:" in shown) == (role in ("researcher", "analyst"))
-    assert "Evidence:" not in user_text(role, row, evidence=())
+# --- multiple choice: what is said of the evidence
 
 
-def test_a_prompt_holds_context_question_options_verdict_and_what_was_said() -> None:
-    row = choice_row(context=("A study of breath.",))
-    shown = user_text("analyst", row, said=[Said("planner", "Plan it."), Said("researcher", "Found it.")], verdict="the team answered C.")
-    order = ["A study of breath.", f"Question: {row.question}", "A) gout", "D) eczema", "[E1]", "Previous round: the team answered C.",
-             "Planner: Plan it.", "Researcher: Found it.", ANSWER_RULE]  # fmt: skip
-    places = [shown.index(part) for part in order]
-    assert places == sorted(places)
-    assert "Previous round" not in user_text("analyst", row)
-    assert "gout" not in question_text(text_row())
-
-
-def test_each_role_and_the_single_agent_has_a_system_prompt_of_its_own() -> None:
-    systems = [prompt_for(role, text_row(), (), ())[0]["content"] for role in [*ROLES, None]]
-    assert systems == [*(SYSTEM[role] for role in ROLES), ALONE]
-    assert len(set(systems)) == 5
-
-
-def test_a_role_is_trained_on_what_the_roles_before_it_say() -> None:
+def test_a_role_points_to_the_passage_on_its_option_and_to_none_where_there_is_none() -> None:
     row = choice_row()
-    assert [said.role for said in reference_said("reporter", row, PASSAGES)] == ["planner", "researcher", "analyst"]
-    assert reference_said("planner", row, PASSAGES) == []
-    said = reference_said("reporter", text_row(), PASSAGES)
-    assert [message.text for message in said] == [target_for(role, text_row(), PASSAGES) for role in ROLES[:3]]
-    cut = reference_said("analyst", row, PASSAGES, lambda role, text: f"{role}: {text[:4]}")
-    assert [said.text for said in cut] == [f"{role}: {target_for(role, row, PASSAGES)[:4]}" for role in ROLES[:2]]
+    assert "[E2]" in target_for("researcher", row, PASSAGES) and "[E1]" not in target_for("researcher", row, PASSAGES)
+    assert "[E2] fits better than [E1]" in target_for("analyst", row, PASSAGES)
+    assert "[E2]" in target_for("reporter", row, PASSAGES)
+    for passages in ([], PASSAGES[:1]):
+        said = [target_for(role, row, passages) for role in ROLES]
+        assert not any("[E" in text for text in said)
+        assert "No passage" in said[1]
 
 
-def test_on_a_choice_question_the_first_two_roles_are_often_wrong_and_the_analyst_is_right() -> None:
-    """Else the roles after them would learn to copy."""
-    wrong = dict.fromkeys(ROLES[:3], 0)
-    for number in range(200):
+def test_a_passage_is_known_by_its_title_before_its_words_and_by_other_names_of_the_subject() -> None:
+    near = ["gout: Unlike asthma, it hurts the joints.", "bronchial asthma: Wheezing at night points to it."]
+    assert "[E2]" in target_for("researcher", choice_row(), near)
+    assert "[E1]" in target_for("researcher", choice_row(synonyms=("reactive airways",)), ["reactive airways: Wheezing at night."])
+
+
+def test_what_a_role_quotes_stands_in_the_passage_that_it_cites() -> None:
+    quotes = 0
+    for row, passages in bundled():
+        for said in (target_for("researcher", row, passages), mates_before(row, passages)[1][1].text):
+            if quoted := re.match(r"\[E(\d)\] says: (.+?)\. Answer:", said):
+                quotes += 1
+                assert quoted[2] in passages[int(quoted[1]) - 1].partition(": ")[2]
+                assert len(sentences(quoted[2])) == 1
+    assert quotes > 1000
+
+
+def test_a_cited_passage_is_on_the_option_that_is_named() -> None:
+    cited = 0
+    for row, passages in bundled():
+        for said in [*(target_for(role, row, passages) for role in ROLES), *(one.text for one in mates_before(row, passages)[1])]:
+            named = row.options["ABCDEFGHIJ".index(letter(row, said) or "")]
+            for number in re.findall(r"^(?:The findings fit it best )?\[E(\d)\]", said):
+                cited += 1
+                names = [named, *(row.synonyms if named.casefold() == row.focus.casefold() else ())]
+                assert any(name.casefold() in passages[int(number) - 1].casefold() for name in names)
+    assert cited > 1000
+
+
+def test_every_message_is_well_formed_and_every_target_fits_its_budget_with_its_answer() -> None:
+    """In the tokens of the bundled model: a larger vocabulary needs no more."""
+    from transformers import AutoTokenizer
+
+    path = bundled_gguf()
+    tokenizer: Any = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    frame = Frame(tokenizer)
+    for row, passages in bundled():
+        earlier, this = mates_before(row, passages)
+        targets = {role: target_for(role, row, passages) for role in ROLES}
+        assert not any(malformed(text, row.options, ended=True) for text in (*targets.values(), *(s.text for s in (*earlier, *this))))
+        for role, text in targets.items():
+            tokens = frame.completion(text, BUDGETS[role])
+            assert len(tokens) <= BUDGETS[role] and tokens[-1] == frame.end
+            assert letter(row, tokenizer.decode(tokens[:-1])) == row.answer
+
+
+# --- what the mates say
+
+
+def test_on_free_text_every_mate_says_its_target() -> None:
+    earlier, this = mates_before(text_row(), PASSAGES)
+    assert earlier == []
+    assert [(said.role, said.text) for said in this] == [(role, target_for(role, text_row(), PASSAGES)) for role in ROLES]
+
+
+def test_mates_are_drawn_from_the_rows_id_alone() -> None:
+    rows = [choice_row(number) for number in range(40)]
+    assert [mates_before(row, PASSAGES) for row in rows] == [mates_before(row, PASSAGES) for row in rows]
+    assert len({str(mates_before(row, PASSAGES)) for row in rows}) > 4
+
+
+def test_mates_are_right_as_often_as_they_should_be_and_err_with_one_voice() -> None:
+    """Else a role would learn to copy, or to count voices."""
+    right, agreed, count, follow = Counter(), [], 1500, 0
+    for number in range(count):
         row = choice_row(number)
-        said = reference_said("reporter", row, PASSAGES[1:])
-        assert said == reference_said("reporter", row, PASSAGES[1:])  # drawn from the question's id
-        for message in said:
-            target = target_for(message.role, row, PASSAGES[1:])
-            assert message.text[:-1] == target[:-1] and message.text[-1] in "ABCD"
-            wrong[message.role] += message.text != target
-    assert wrong["analyst"] == 0
-    assert all(70 <= wrong[role] <= 130 for role in ("planner", "researcher"))
+        earlier, this = mates_before(row, PASSAGES)
+        found = [letter(row, said.text) for said in this]
+        assert [said.role for said in this] == list(ROLES)
+        assert len({*found, *(letter(row, said.text) for said in earlier)} - {row.answer}) <= 1
+        right.update(role for role, one in zip(ROLES, found, strict=True) if one == row.answer)
+        agreed += [found[0] == row.answer] if found[0] == found[1] else []
+        follow += bool(earlier)
+    for role in ROLES:
+        assert abs(right[role] / count - RIGHT[role]) < 0.05
+    assert abs(sum(agreed) / len(agreed) - 0.5) < 0.07  # two who agree are right no more often than one
+    assert abs(follow / count - PREVIOUS_SHARE) < 0.05
 
 
-def test_a_researcher_that_errs_cites_the_passage_on_the_wrong_option() -> None:
+def test_an_earlier_round_never_agreed() -> None:
+    """Three of four are an agreement under the default rules, and after one no further round follows."""
+    rounds = [(row, earlier) for row, passages in bundled() if (earlier := mates_before(row, passages)[0])]
+    assert len(rounds) > 100
+    for row, earlier in rounds:
+        votes = Counter(letter(row, said.text) for said in earlier)
+        assert len(votes) == 2 and max(votes.values()) == 2
+
+
+def test_mates_that_err_argue_from_the_passage_on_the_wrong_option() -> None:
     for number in range(30):
-        row = choice_row(
-            number, question="A person has painful joints and high uric acid. Which condition fits best?",
-            rationale="Wheezing and short breath at night point to asthma.",
-        )  # fmt: skip
-        said = reference_said("analyst", row, PASSAGES)[1].text
-        assert said in (
-            "Wheezing and short breath at night point to asthma [E2].\nAnswer: B",
-            "Gout is a painful joint disease with high uric acid [E1].\nAnswer: A",
-        )
-
-
-# --- the previous round
-
-
-def test_the_previous_round_is_told_as_the_workflow_tells_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workflow, "encode_prompt", lambda tokenizer, role, question, evidence, said, limit, verdict: verdict)
-    crew = SimpleNamespace(policies=SimpleNamespace(tokenizer=None), rules=SimpleNamespace(max_prompt_tokens=9))
-    for row, letter in ((choice_row(), "C"), (text_row(), None)):
-        said = Turn("reporter", 0, [], (), (), "It wheezes.", letter, "")
-        prompt = workflow._prompt(crew, "planner", Episode(row, [], turns=[said]), 1)  # pyright: ignore[reportArgumentType]
-        assert prompt == verdict_text(letter, "It wheezes.") != ""
-    assert any(reference_verdict(choice_row(number), PASSAGES) == verdict_text("B", "") for number in range(30))
-
-
-def test_a_third_of_the_rows_follow_a_round_that_was_wrong_half_of_the_time() -> None:
-    told = [reference_verdict(choice_row(number), PASSAGES) for number in range(600)]
-    assert told == [reference_verdict(choice_row(number), PASSAGES) for number in range(600)]  # drawn from the question's id
-    count = Counter(told)
-    assert set(count) == {"", "the team answered A.", "the team answered B."}  # A: the wrong option that a passage is about
-    assert 350 <= count[""] <= 450
-    assert 70 <= count["the team answered B."] <= 130
-
-
-def test_on_free_text_the_previous_round_missed_the_question() -> None:
-    told = {reference_verdict(text_row(number), PASSAGES, lambda role, text: f"{role}: {text}") for number in range(30)}
-    assert told == {"", "the reporter wrote: reporter: Gout is a painful joint disease with high uric acid."}
-    assert {reference_verdict(text_row(number), []) for number in range(30)} == {""}
-    assert {reference_verdict(text_row(number), [f"asthma: {text_row().answer}"]) for number in range(30)} == {""}
+        row = choice_row(number)
+        said = mates_before(row, PASSAGES)[1][1].text
+        cited = {"A": "[E1]", "B": "[E2]"}  # gout is the only wrong option that a passage is about
+        assert said.startswith(f"{cited[letter(row, said) or '']} says: ")

@@ -38,6 +38,7 @@ CHECKS: dict[str, tuple[Spec, ...]] = {
             ("no_focus_overlap", "no disease, synonym or UMLS concept on two sides of the split", True),
             ("shares_by_source", "each source is split in the shares that the profile asks for", False),
             ("not_empty", "there are rows", True),
+            *((("retrieval_alike", "training rows are shown the right passage as often as held-out ones", False),) * (part == "train")),
         )
         for part in ("train", "cotrain", "validation")
     },

@@ -25,10 +25,11 @@ from medpipe.aws.sync import Sent, folder_files, upload
 from medpipe.config import Settings, digest
 from medpipe.errors import MedpipeError
 from medpipe.launch.order import commit
-from medpipe.schema import ROLES, Ref
+from medpipe.schema import AGENT, LEARNERS, ROLES, Ref
 from medpipe.tasks import PACKAGE
 
-TRAIN = ("splits/train", "rewards/audit")
+TEAM, LONE = "models/maporl_team", "models/agent_rl"
+TRAIN = ("splits/train", "splits/cotrain", "rewards/audit")
 EVAL = ("splits/validation",)
 EVALUATED = ("sources/benchmarks", "corpus/clean")
 """Only where the job evaluates too. No training task is handed any of these."""
@@ -50,8 +51,24 @@ SHORT = 12  # characters of a hash in a key or a name
 
 def trained_keys(settings: Settings) -> tuple[str, ...]:
     """The assets that a job makes, in order."""
-    judge = ("models/verifier",) if settings.maporl.verifier == "learned" else ()
-    return ("models/base", *(f"models/{role}" for role in ROLES), *judge, "models/maporl_team")
+    return ("models/base", *(f"models/{learner}" for learner in LEARNERS), *_judge(settings), TEAM, LONE)
+
+
+def inputs_of(key: str, settings: Settings) -> tuple[str, ...]:
+    """What each of them is made from, as medpipe/assets/models.py hands it over."""
+    roles, data = tuple(f"models/{role}" for role in ROLES), ("splits/train", "splits/validation")
+    if key == "models/base":
+        return ()
+    if key == "models/verifier":
+        return (*data, "models/base", *roles)
+    if key in (TEAM, LONE):
+        speakers = roles if key == TEAM else (f"models/{AGENT}", TEAM)
+        return (*TRAIN, "models/base", *speakers, *_judge(settings))
+    return (*data, "models/base")
+
+
+def _judge(settings: Settings) -> tuple[str, ...]:
+    return ("models/verifier",) if settings.maporl.verifier == "learned" else ()
 
 
 @dataclass(frozen=True)

@@ -22,15 +22,15 @@ from pathlib import Path
 from typing import Any
 
 from medpipe import store
+from medpipe.aws.channels import TEAM, inputs_of
 from medpipe.aws.errors import explained
 from medpipe.aws.layout import Given, Layout
 from medpipe.config import Settings
 from medpipe.errors import MedpipeError
 from medpipe.launch.devices import place_co_training
 from medpipe.launch.order import Order, command_of, standing_result, worker_environment, write_order
-from medpipe.schema import ROLES, Ref
+from medpipe.schema import AGENT, Ref
 
-TEAM = "models/maporl_team"
 LOOK_SECONDS = 2.0
 HELLO_SECONDS = 900.0  # between the starts of two hosts of one job, at most
 TALKING = "talking to the other instances of this job through S3"
@@ -39,14 +39,13 @@ Bear = Callable[[], None]
 
 
 def team_inputs(settings: Settings) -> tuple[str, ...]:
-    """What the co-training is handed (medpipe/assets/models.py)."""
-    judge = ("models/verifier",) if settings.maporl.verifier == "learned" else ()
-    return ("splits/train", "rewards/audit", "models/base", *(f"models/{role}" for role in ROLES), *judge)
+    """What the co-training is handed."""
+    return inputs_of(TEAM, settings)
 
 
 def before_team(select: str, settings: Settings) -> tuple[str, str]:
-    """A selection in two: what the co-training waits for, and the rest."""
-    wanted, keys = team_inputs(settings), select.split(",")
+    """A selection in two: what the co-training waits for, with the agent that is fine-tuned in the same pass, and the rest."""
+    wanted, keys = (*team_inputs(settings), f"models/{AGENT}"), select.split(",")
     return ",".join(key for key in keys if key in wanted), ",".join(key for key in keys if key not in wanted)
 
 

@@ -17,14 +17,14 @@ from typing import Any
 
 from medpipe import store
 from medpipe.aws.account import Account
-from medpipe.aws.channels import SHORT, trained_keys
+from medpipe.aws.channels import LONE, SHORT, TEAM, inputs_of, trained_keys
 from medpipe.aws.errors import explained
 from medpipe.aws.request import Launch
 from medpipe.config import Settings
 from medpipe.errors import MedpipeError
 from medpipe.launch.devices import place_light
 from medpipe.launch.order import Order, standing_result, write_order
-from medpipe.schema import ROLES, Manifest, Ref
+from medpipe.schema import Manifest, Ref
 
 ARCHIVES = ("model.tar.gz", "output.tar.gz")
 FINAL = "final_model"
@@ -35,10 +35,10 @@ def orders(settings: Settings, inputs: Mapping[str, Ref]) -> dict[str, Order]:
     """The order of each model on this machine, up to the first whose inputs do not stand; the same that the graph would write."""
     known, found = dict(inputs), dict[str, Order]()
     for key in trained_keys(settings):
-        needed = _inputs_of(key, settings)
+        needed = inputs_of(key, settings)
         if any(name not in known for name in needed):
             break
-        task = {"models/base": "base", "models/verifier": "verifier", "models/maporl_team": "maporl"}.get(key, "sft")
+        task = {"models/base": "base", "models/verifier": "verifier", TEAM: "maporl", LONE: "maporl"}.get(key, "sft")
         found[key] = write_order(key, task, settings, {name: known[name] for name in needed}, place_light(), "", {})
         manifest = standing_result(found[key])
         if manifest is None:
@@ -122,20 +122,6 @@ def _there(description: Mapping[str, Any], account: Account) -> set[str]:
     with explained(f"looking for the results in {place}"):
         listed = account.client("s3").list_objects_v2(Bucket=bucket, Prefix=f"{prefix}/").get("Contents", [])
     return {each["Key"].removeprefix(f"{prefix}/") for each in listed}
-
-
-def _inputs_of(key: str, settings: Settings) -> tuple[str, ...]:
-    """As medpipe/assets/models.py hands them over."""
-    roles = tuple(f"models/{role}" for role in ROLES)
-    data = ("splits/train", "splits/validation")
-    if key == "models/base":
-        return ()
-    if key == "models/verifier":
-        return (*data, "models/base", *roles)
-    if key == "models/maporl_team":
-        judge = ("models/verifier",) if settings.maporl.verifier == "learned" else ()
-        return ("splits/train", "rewards/audit", "models/base", *roles, *judge)
-    return (*data, "models/base")
 
 
 def _fetch(account: Account, uri: str, path: Path, say: Callable[[str], None]) -> None:

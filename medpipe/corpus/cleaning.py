@@ -116,7 +116,7 @@ class _Written:
         return {
             "total_samples": self._parts["train"] + self._parts["validation"], "categories": counts["category"],
             "sources": counts["source"], "difficulty_levels": counts["difficulty"], "training_samples": self._parts["train"],
-            "validation_samples": self._parts["validation"], "heldout_samples": self._parts["heldout"], "notice": NOTICE,
+            "cotraining_samples": self._parts["cotrain"], "validation_samples": self._parts["validation"], "heldout_samples": self._parts["heldout"], "notice": NOTICE,
         }  # fmt: skip
 
 

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from medpipe import store
 from medpipe.corpus.groups import keys
-from medpipe.corpus.retrieval import Rankings, best_first, fuse
+from medpipe.corpus.retrieval import Rankings, best_first, fuse, fuse_at
 from medpipe.corpus.shingles import Words, word_list
 from medpipe.corpus.text import clip, focus_key, tidy
 from medpipe.errors import MedpipeError
@@ -86,8 +86,11 @@ def right_rank(row: QAExample, passages: Sequence[Passage]) -> int | None:
     return next(ranks, None)
 
 
-def recall(index: Evidence, rows: Iterable[QAExample], ks: Sequence[int] = (1, 3)) -> dict[str, float]:
+def recall(index: Evidence, rows: Iterable[QAExample], ks: Sequence[int] = (1, 3), *, training: bool = False) -> dict[str, float]:
     """How often the right option's passage is among the first k, over the multiple-choice rows.
+
+    Args:
+        training: the rows are among those of the index, as for `for_questions`.
 
     Returns:
         `rows`, their number, and for each k `recall@k`, a share from 0 to 1; without such rows only `rows`, which is 0.
@@ -95,7 +98,8 @@ def recall(index: Evidence, rows: Iterable[QAExample], ks: Sequence[int] = (1, 3
     asked = [row for row in rows if row.is_choice]
     if not asked:
         return {"rows": 0}
-    ranks = [right_rank(row, passages) for row, passages in zip(asked, index.for_questions(asked, max(ks)), strict=True)]
+    found = index.for_questions(asked, max(ks), training=training)
+    ranks = [right_rank(row, passages) for row, passages in zip(asked, found, strict=True)]
     return {"rows": len(asked)} | {f"recall@{k}": sum(rank is not None and rank <= k for rank in ranks) / len(asked) for k in ks}
 
 
@@ -185,9 +189,9 @@ class EvidenceIndex:
         Args:
             k: at most so many passages a question; fewer come back where there are no more, or options.
             max_chars: length at which a passage's text is cut, between words.
-            training: the questions are rows of this index. Hidden from a free-text row are all rows' passages on its own focus
-                (a held-out focus has no rows here), and passages that nearly hold its answer (`secrets` does this for
-                held-out rows). For multiple choice nothing changes: it never reads rows' passages.
+            training: the questions are rows of this index. Then all rows' passages on a question's own focus count as not there
+                (a held-out focus has none), and a free-text row does not see passages that nearly hold its answer (`secrets`
+                does this for held-out rows).
         """
         topics = [self._topics(question) for question in questions]
         queries = [_queries(question, bool(known)) for question, known in zip(questions, topics, strict=True)]
@@ -195,11 +199,12 @@ class EvidenceIndex:
         found: list[list[Passage]] = []
         for question, known, asked in zip(questions, topics, queries, strict=True):
             own = list(islice(scores, len(asked)))
+            row = question if training else None
             if not question.is_choice:
-                numbers = islice(self._best(asked[0], own[0], question if training else None), k)
+                numbers = islice(self._best(asked[0], own[0], row), k)
                 pairs: Iterable[tuple[str, int]] = (("", number) for number in numbers)
             elif known:
-                pairs = self._one_each(self._among(known, own[0]), k)
+                pairs = self._one_each(self._among(known, own[0], row), k)
             else:
                 pairs = self._one_each(self._joined(question.options, own), k)
             found.append([self._passage(number, max_chars, option) for option, number in pairs])
@@ -220,31 +225,41 @@ class EvidenceIndex:
                 known[option] = numbers
         return known if 2 * len(known) >= len(question.options) else {}
 
+    def _there(self, row: QAExample | None) -> NDArray[np.bool_]:
+        """Which passages there are for a training row (all of them for another one): none of a row on its own focus."""
+        import numpy as np
+
+        there = np.ones(len(self), bool)
+        for key in keys(row) if row else ():
+            there[self._of_rows_on.get(key, [])] = False
+        return there
+
     def _best(self, text: str, scores: Scores, row: QAExample | None = None) -> Iterator[int]:
         """Passages for free text, best first; without those that a training row must not see."""
         import numpy as np
 
         if not word_list(text):
             return
-        shown = self._for_text.copy()
-        for key in keys(row) if row else ():
-            shown[self._of_rows_on.get(key, [])] = False
-        numbers = np.flatnonzero(shown)
+        numbers = np.flatnonzero(self._there(row) & self._for_text)
         for number in numbers[best_first(fuse(*(each[numbers] for each in scores)))].tolist():
             passage = self._passages[number]
             if row is None or not _telling([passage["text"].removeprefix(f"{passage['title']}: ")], [row.answer])[0]:
                 yield number
 
-    def _among(self, topics: Mapping[str, list[int]], scores: Scores) -> Iterator[tuple[str, int]]:
-        """Each option with each passage on it, best first. Ranked among themselves: another topic's texts change nothing."""
+    def _among(self, topics: Mapping[str, list[int]], scores: Scores, row: QAExample | None) -> Iterator[tuple[str, int]]:
+        """Each option with each passage on it, best first, by their places in the whole index.
+
+        Passages of rows hold places there, though none is shown: places among a few dozen passages would be coarse and often tie.
+        """
         import numpy as np
 
         options: dict[int, list[str]] = defaultdict(list)
         for option, passages in topics.items():
             for number in passages:
                 options[number].append(option)
-        numbers = np.array(sorted(options))
-        for number in numbers[np.argsort(-fuse(*(each[numbers] for each in scores)), kind="stable")].tolist():
+        numbers, there = np.array(sorted(options)), self._there(row)
+        at = np.cumsum(there)[numbers] - 1  # where they stand among those that are there
+        for number in numbers[np.argsort(-fuse_at(at, *(each[there] for each in scores)), kind="stable")].tolist():
             yield from ((option, number) for option in options[number])
 
     def _joined(self, options: Sequence[str], scores: Sequence[Scores]) -> Iterator[tuple[str, int]]:

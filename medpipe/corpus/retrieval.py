@@ -129,7 +129,7 @@ def best_first(scores: NDArray[Any], depth: int = DEPTH) -> NDArray[np.int64]:
 
 
 def fuse(*rankings: NDArray[Any]) -> NDArray[np.float64]:
-    """Fused score of each text: the sum over the rankings of 1 / (DAMPING + its place), places counted from 1.
+    """Fused score of each text: the sum over the rankings of 1 / (DAMPING + its place), places counted from 1 to DEPTH.
 
     Args:
         rankings: scores by different methods, each [texts]. A text with a score of 0 or less has no place in a ranking.
@@ -140,4 +140,15 @@ def fuse(*rankings: NDArray[Any]) -> NDArray[np.float64]:
     for scores in rankings:
         order = best_first(scores)
         total[order] += 1 / (DAMPING + np.arange(1, len(order) + 1))
+    return total
+
+
+def fuse_at(numbers: NDArray[np.int64], *rankings: NDArray[Any]) -> NDArray[np.float64]:
+    """`fuse` for the texts of these numbers only, [numbers], whatever their places; equal scores share the best one."""
+    import numpy as np
+
+    total = np.zeros(len(numbers))
+    for scores in rankings:
+        better = len(scores) - np.searchsorted(np.sort(scores), scores[numbers], side="right")
+        total += np.where(scores[numbers] > 0, 1 / (DAMPING + 1 + better), 0)
     return total

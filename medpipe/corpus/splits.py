@@ -64,7 +64,7 @@ def run(job: Job) -> Outcome:
     part = cast(Part, job.name.partition("/")[2])
     clean = job.inputs["corpus/clean"]
     rows: list[QAExample] = []
-    held: list[QAExample] = []  # held-out multiple choice, on which the evidence is measured
+    others: dict[Part, list[QAExample]] = {"cotrain": [], "heldout": []}  # their multiple choice: the evidence is measured on it too
     secrets: list[str] = []  # answers that the evidence must not give away
     overview = _Overview()
     for row, side, group in assigned(clean):
@@ -73,8 +73,8 @@ def run(job: Job) -> Outcome:
             rows.append(row)
         elif side != "train":
             secrets.append(row.rationale if row.is_choice else row.answer)
-        if side == "heldout" and row.is_choice:
-            held.append(row)
+        if side in others and row.is_choice:
+            others[side].append(row)
     store.write_examples(job.out, rows)
     shown = f"medxpert_{part}.jsonl"
     store.write_jsonl(job.out / shown, map(export_row, rows))
@@ -90,7 +90,7 @@ def run(job: Job) -> Outcome:
         index = EvidenceIndex.build(rows, store.read_jsonl(clean / LIBRARY), secrets)
         index.save(job.out / EVIDENCE)
         metadata["evidence_passages"], metadata["passages_left_out"] = len(index), index.left_out
-        found = _recall(index, {"train": rows, "heldout": held}, job.settings.seed)
+        found = _recall(index, {"train": rows, **others}, job.settings.seed)
         metadata["retrieval"] = {"table": found}
     if rows:
         plots.lengths(rows, job.out / "plots" / "lengths.png")
@@ -141,7 +141,9 @@ class _Overview:
     def near_shares(self, job: Job) -> CheckResult:
         """Warns where a source's groups fall far from the shares that the profile asks for."""
         corpus = job.settings.corpus
-        wanted: dict[Part, float] = {"heldout": corpus.heldout_share, "validation": corpus.validation_share}
+        wanted: dict[Part, float] = {
+            "heldout": corpus.heldout_share, "validation": corpus.validation_share, "cotrain": corpus.cotrain_share,
+        }  # fmt: skip
         far = []
         for source in sorted({source for source, _ in self._rows}):
             counts = {part: sum(name == source for name, _ in pairs) for part, pairs in self.groups.items()}
@@ -175,7 +177,7 @@ def _recall(index: EvidenceIndex, sides: Mapping[Part, Sequence[QAExample]], see
                 by_source[row.source].append(row)
         for source, choice in by_source.items():
             asked = random.Random(f"{seed}/recall/{source}").sample(choice, min(ASKED, len(choice)))
-            table.append({"source": source, "part": part, **recall(index, asked, KS)})
+            table.append({"source": source, "part": part, **recall(index, asked, KS, training=part == "train")})
     return sorted(table, key=lambda line: line["source"])
 
 
@@ -185,15 +187,15 @@ def _alike(found: Sequence[Mapping[str, Any]]) -> CheckResult:
     for line in found:
         if line["rows"] >= ENOUGH_ASKED:
             sides[line["source"]][line["part"]] = line
-    compared = {source: lines for source, lines in sides.items() if len(lines) > 1}
     differences = {
-        f"{source}, recall@{k}": lines["train"][f"recall@{k}"] - lines["heldout"][f"recall@{k}"]
-        for source, lines in compared.items() for k in KS
+        f"{source}, recall@{k} in {part}": line[f"recall@{k}"] - lines["heldout"][f"recall@{k}"]
+        for source, lines in sides.items() if "heldout" in lines
+        for part, line in lines.items() if part != "heldout" for k in KS
     }  # fmt: skip
-    apart = [f"{what}: {difference:+.2f} in training" for what, difference in differences.items() if abs(difference) > APART]
+    apart = [f"{what}: {difference:+.2f}" for what, difference in differences.items() if abs(difference) > APART]
     return CheckResult(
         name="retrieval_alike", passed=not apart, severity="warn",
         description="training rows are shown the right option's passage as often as held-out ones, within ten points"
         + (f"; but {'; '.join(apart)}" if apart else ""),
-        values={"sources": len(compared), "apart": len(apart), "largest": max(map(abs, differences.values()), default=0.0)},
+        values={"apart": len(apart), "largest": round(max(map(abs, differences.values()), default=0.0), 4)},
     )  # fmt: skip

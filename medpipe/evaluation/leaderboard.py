@@ -1,19 +1,20 @@
-"""One table of all benchmarks: every system's mean with its interval and the chance line, and what was not run and why.
+"""What was learned, and one table of all benchmarks: every system's mean with its interval, chance, and what was not run and why.
 
 Work of the asset evaluation/leaderboard: reads each benchmark's summary.json, writes leaderboard.json, leaderboard.md
-and plots/leaderboard.png. `print_table` shows the same on the terminal. What this leaves out: one number over all
-benchmarks (they measure different things), and corrections for comparing many systems.
+and plots/leaderboard.png. `print_table` shows the same on the terminal. The co-trained team is measured against the best
+baseline of each benchmark, picked by its mean: that is the hardest of the comparisons, so picking it can't make a gain.
+What this leaves out: one number over all benchmarks (they measure different things), and corrections over benchmarks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from medpipe import NOTICE, store
 from medpipe.evaluation.benchmarks import BENCHMARKS
-from medpipe.evaluation.labels import HEADLINE, SYSTEMS
+from medpipe.evaluation.labels import BASELINES, HEADLINE, SYSTEMS, TEAM
 from medpipe.job import Job, Outcome
 
 SMALL_N = 100  # questions; below, even a fair coin's 95% interval is wider than 19 points
@@ -25,6 +26,7 @@ def run(job: Job) -> Outcome:
     from medpipe.evaluation import plots  # matplotlib: loaded in the worker only
 
     board: dict[str, Any] = {"rows": [], "not_run": [], "differences": [], "notice": f"{NOTICE} {CAVEAT}"}
+    board["confidence"] = job.settings.evaluation.confidence
     for name, benchmark in BENCHMARKS.items():
         summary, reason = _summary(job.inputs.get(f"evaluation/{name}"))
         if summary is None:
@@ -35,12 +37,13 @@ def run(job: Job) -> Outcome:
         for system in [*known, *(other for other in summary["systems"] if other not in SYSTEMS)]:
             result = summary["systems"][system]
             numbers = {key: result[key] for key in ("mean", "low", "high", "n_unparsed", "messages")}
+            numbers |= {"ece": result["ece"]} if "ece" in result else {}  # where options were scored
             board["rows"].append({**about, "system": system, "label": SYSTEMS.get(system, system), **numbers})
         for difference in summary["differences"]:
             told = {key: about[key] for key in ("benchmark", "title", "n")}
             board["differences"].append({**told, **difference, "verdict": verdict(difference)})
     store.write_json(job.out / "leaderboard.json", board)
-    table = markdown(board, job.settings.evaluation.confidence)
+    table = markdown(board)
     store.write_text(job.out / "leaderboard.md", table)
     plots.leaderboard(board["rows"], job.out / "plots" / "leaderboard.png")
     ran = len(BENCHMARKS) - len(board["not_run"])
@@ -70,43 +73,78 @@ def compared(board: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [row for row in board["differences"] if (row["a"], row["b"]) in HEADLINE]
 
 
-def headline_of(board: Mapping[str, Any], confidence: float) -> tuple[str, list[str]]:
+def learned(board: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Benchmark by benchmark the co-trained team beside the baselines, as far as they were asked.
+
+    Returns:
+        {"benchmark", "title", "metric", "n", "chance"}, the leaderboard's row of the "team" and of each of the "baselines" (None
+        where it was not asked), the "best" baseline's row, and the team's "difference" to that one.
+    """
+    found = []
+    for name in dict.fromkeys(row["benchmark"] for row in board["rows"]):
+        of = {row["system"]: row for row in board["rows"] if row["benchmark"] == name}
+        about = {key: next(iter(of.values()))[key] for key in ("benchmark", "title", "metric", "n", "chance")}
+        best = max((of[system] for system in BASELINES if system in of), key=lambda row: row["mean"], default=None)  # the first at a tie
+        pair = (name, TEAM, best["system"]) if best else None
+        difference = next((row for row in board["differences"] if (row["benchmark"], row["a"], row["b"]) == pair), None)
+        baselines = {system: of.get(system) for system in BASELINES}
+        found.append({**about, "team": of.get(TEAM), "baselines": baselines, "best": best, "difference": difference})
+    return found
+
+
+def headline_of(board: Mapping[str, Any]) -> tuple[str, list[str]]:
     """The result in one plain sentence made from the leaderboard's numbers, and what to bear in mind beside it."""
     rows = board["rows"]
     if not rows:
         return "No benchmark was run, so there is no result to report.", []
-    ran = list(dict.fromkeys(row["benchmark"] for row in rows))
-    verdicts = [row["verdict"] for row in compared(board) if (row["a"], row["b"]) == ("maporl_team", "sft_team")]
+    found = learned(board)
+    verdicts = [one["difference"]["verdict"] for one in found if one["difference"]]
     gains, losses = (sum(verdict.startswith(word) for verdict in verdicts) for word in ("gain", "loss"))
     of = f"{len(verdicts)} benchmark{'s' * (len(verdicts) != 1)} compared"
     if not verdicts:
-        gained = "Co-training (MAPoRL) was not compared with the SFT team"
+        gained = "Co-training (MAPoRL) was not compared with a baseline"
     elif gains or losses:
-        gained = f"Co-training (MAPoRL) showed a gain over the SFT team on {gains} and a loss on {losses} of {of}"
+        gained = f"The co-trained team (MAPoRL) showed a gain over the best baseline on {gains} and a loss on {losses} of {of}"
     else:
-        gained = f"No gain of co-training (MAPoRL) over the SFT team was shown on any of the {of}"
-    told = next((row["benchmark"] for row in rows if row["metric"] == "accuracy"), ran[0])  # what most people can judge
-    first = [row for row in rows if row["benchmark"] == told]
-    row = next((row for row in first if row["system"] == "maporl_team"), first[-1])
-    level = f"{confidence:.0%} interval"
-    if row["metric"] == "accuracy":
-        share, low, high, chance = (f"{100 * row[key]:.0f}%" for key in ("mean", "low", "high", "chance"))
-        did = f"answered {share} of {row['n']} questions right ({level} {low} to {high}; guessing gives {chance})"
-    else:
-        mean, low, high = (f"{row[key]:.2f}" for key in ("mean", "low", "high"))
-        did = f"reached a mean of {mean} in {row['metric']} ({level} {low} to {high}, n = {row['n']})"
-    sentence = f"{gained}; on {row['title']} the {row['label']} {did}."
+        gained = f"No gain of the co-trained team (MAPoRL) over the best baseline was shown on any of the {of}"
+    sentence = f"{gained}; {_did(_telling(found), rows, _level(board))}."
     few = min(row["n"] for row in rows)
     caveats = [f"The smallest of these benchmarks had {few} questions: only large effects can show at this size."] if few < SMALL_N else []
     if board["not_run"]:
-        caveats.append(f"{len(board['not_run'])} of {len(board['not_run']) + len(ran)} benchmarks were not run; the reasons are below.")
+        all_ = len(board["not_run"]) + len(found)
+        caveats.append(f"{len(board['not_run'])} of {all_} benchmarks were not run; the reasons stand at the end.")
     return sentence, caveats
 
 
-def markdown(board: Mapping[str, Any], confidence: float) -> str:
-    """The leaderboard as markdown: scores, differences, what was not run, and the notice."""
-    lines = [
-        f"| benchmark | system | mean | {confidence:.0%} interval | chance | questions | unparsed | messages |",
+def _telling(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The benchmark that the sentence is about: one that was compared, and of shares, which most people can judge."""
+    return max(found, key=lambda one: (one["difference"] is not None, one["metric"] == "accuracy"))
+
+
+def _did(told: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], level: str) -> str:
+    row = told["team"] or next(row for row in reversed(rows) if row["benchmark"] == told["benchmark"])
+    best = told["best"] if told["best"] is not row else None
+    if row["metric"] == "accuracy":
+        share, low, high, chance = (f"{100 * row[key]:.0f}%" for key in ("mean", "low", "high", "chance"))
+        did = f"answered {share} of {row['n']} questions right ({level} {low} to {high}; guessing gives {chance})"
+        other = f", and the best baseline ({best['label']}) {100 * best['mean']:.0f}%" if best else ""
+    else:
+        mean, low, high = (f"{row[key]:.2f}" for key in ("mean", "low", "high"))
+        did = f"reached a mean of {mean} in {row['metric']} ({level} {low} to {high}, n = {row['n']})"
+        other = f", and the best baseline ({best['label']}) {best['mean']:.2f}" if best else ""
+    return f"on {row['title']} the {row['label']} {did}{other}"
+
+
+def markdown(board: Mapping[str, Any]) -> str:
+    """The leaderboard as markdown: what was learned, scores, differences, what was not run, and the notice."""
+    lines = [_cell(headline_of(board)[0]), ""]
+    if board["rows"]:
+        names = [SYSTEMS[system] for system in (TEAM, *BASELINES)]
+        lines += [_line("benchmark", "questions", "chance", *names, "team − best baseline"), "|" + "---|" * (len(names) + 4)]
+        lines += [_learned_line(one) for one in learned(board)]
+        lines += ["", f"In brackets the {_level(board)}. In bold the best baseline.", ""]
+    lines += [
+        f"| benchmark | system | mean | {_level(board)} | chance | questions | unparsed | messages |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in board["rows"]:
@@ -115,7 +153,7 @@ def markdown(board: Mapping[str, Any], confidence: float) -> str:
     if not board["rows"]:
         lines.append(_line("no benchmark was run", *[""] * 7))
     if compared(board):
-        lines += ["", f"| benchmark | difference | mean | {confidence:.0%} interval | verdict |", "|---|---|---|---|---|"]
+        lines += ["", f"| benchmark | difference | mean | {_level(board)} | verdict |", "|---|---|---|---|---|"]
         for row in compared(board):
             pair = f"{SYSTEMS[row['a']]} − {SYSTEMS[row['b']]}"
             lines.append(_line(row["title"], pair, f"{row['mean']:+.3f}", _interval(row), row["verdict"]))
@@ -123,32 +161,71 @@ def markdown(board: Mapping[str, Any], confidence: float) -> str:
     return "\n".join([*lines, "", board["notice"], ""])
 
 
+def _learned_line(one: Mapping[str, Any]) -> str:
+    team, difference, best = one["team"], one["difference"], one["best"]
+    cells = [f"{_number(team['mean'])} ({_interval(team)})" if team else "not asked"]
+    for row in one["baselines"].values():
+        shown = _number(row["mean"]) if row else "not asked"
+        cells.append(f"**{shown}**" if row and row is best else shown)
+    told = f"{difference['mean']:+.3f} ({_interval(difference)}): {difference['verdict']}" if difference else "not compared"
+    return _line(one["title"], one["n"], _number(one["chance"]), *cells, told)
+
+
 def print_table(leaderboard: dict[str, Any]) -> None:
-    """Print leaderboard.json's content to the terminal."""
+    """Print leaderboard.json's content to the terminal: what was learned first, then every system."""
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(title="Leaderboard", title_justify="left")
-    table.add_column("benchmark and system", overflow="fold")
-    for name in ("mean", "interval", "chance", "unparsed"):
-        table.add_column(name, justify="right", no_wrap=True)
-    previous = None
-    for row in leaderboard["rows"]:
-        if previous != row["benchmark"]:
-            table.add_section()
-            table.add_row(Text(f"{row['title']}, {row['metric']}, n = {row['n']}", style="bold"))
-        cells = (_number(row["mean"]), _interval(row), _number(row["chance"]), str(row["n_unparsed"]))
-        table.add_row(Text(f"  {row['label']}"), *cells)
-        previous = row["benchmark"]
     console = Console()
-    console.print(table if leaderboard["rows"] else Text("No benchmark was run."))
+    if not leaderboard["rows"]:
+        console.print(Text("No benchmark was run."))
+    else:
+        console.print(Text(headline_of(leaderboard)[0], style="bold"))
+        console.print(_learned_table(leaderboard))
+        table = _table("All systems", "mean", "interval", "chance", "unparsed")
+        previous = None
+        for row in leaderboard["rows"]:
+            if previous != row["benchmark"]:
+                table.add_section()
+                table.add_row(Text(f"{row['title']}, {row['metric']}, n = {row['n']}", style="bold"))
+            cells = (_number(row["mean"]), _interval(row), _number(row["chance"]), str(row["n_unparsed"]))
+            table.add_row(Text(f"  {row['label']}"), *cells)
+            previous = row["benchmark"]
+        console.print(table)
     for row in compared(leaderboard):
         pair = f"{SYSTEMS[row['a']]} − {SYSTEMS[row['b']]}"
         console.print(Text(f"{row['title']}: {pair} = {row['mean']:+.3f} ({_interval(row)}): {row['verdict']}"))
     for missing in leaderboard["not_run"]:
         console.print(Text(f"not run: {missing['title']}: {missing['reason']}", style="yellow"))
     console.print(Text(leaderboard["notice"], style="dim"))
+
+
+def _learned_table(board: Mapping[str, Any]) -> Any:
+    """The team beside the baselines that were asked, and its difference to the best of them."""
+    from rich.text import Text
+
+    table = _table("What was learned", "mean", "interval")
+    for one in learned(board):
+        table.add_section()
+        table.add_row(Text(f"{one['title']}, {one['metric']}, n = {one['n']}, chance {_number(one['chance'])}", style="bold"))
+        for row in (one["team"], *one["baselines"].values()):
+            if row:
+                best = " (best baseline)" if row is one["best"] else ""
+                table.add_row(Text(f"  {row['label']}{best}"), _number(row["mean"]), _interval(row))
+        if difference := one["difference"]:
+            told = Text(f"  team − best baseline: {difference['verdict']}", style="bold")
+            table.add_row(told, f"{difference['mean']:+.3f}", _interval(difference))
+    return table
+
+
+def _table(title: str, *columns: str) -> Any:
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    table.add_column("benchmark and system", overflow="fold")
+    for name in columns:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
 
 
 def _summary(folder: Path | None) -> tuple[dict[str, Any] | None, str]:
@@ -158,6 +235,10 @@ def _summary(folder: Path | None) -> tuple[dict[str, Any] | None, str]:
     if manifest.status == "unreachable":
         return None, manifest.reason
     return store.read_json(folder / "summary.json"), ""
+
+
+def _level(board: Mapping[str, Any]) -> str:
+    return f"{board['confidence']:.0%} interval"
 
 
 def _number(value: float) -> str:

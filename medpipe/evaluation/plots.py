@@ -42,7 +42,7 @@ def series(rows: Sequence[MetricRow], name: str) -> tuple[list[int], list[float]
 
 
 def loss_curves(curves: Mapping[str, Sequence[MetricRow]], path: Path) -> Path:
-    """Fine-tuning loss of each role by optimiser step (nats per completion token).
+    """Fine-tuning loss of each role, and of the agent alone, by optimiser step (nats per completion token).
 
     A batch of few rows makes single steps jump, so the lines are running means and the ends are means of a quarter each.
     """
@@ -58,7 +58,7 @@ def loss_curves(curves: Mapping[str, Sequence[MetricRow]], path: Path) -> Path:
             style = {"color": ROLE_COLOURS.get(role, GREY), "linestyle": STYLES[number % 6], "marker": MARKERS[number % 6]}
             axes.plot(steps, smooth, markersize=4, markevery=max(1, len(steps) // 12), label=f"{role} ({first:.2f} → {last:.2f})", **style)
     axes.set(xlabel="optimiser step", ylabel="loss (nats per token), running mean")
-    title(axes, f"Training loss: last quarter below the first in {fell} of {drawn} roles")
+    title(axes, f"Training loss: last quarter below the first in {fell} of {drawn}")
     _finish(axes)
     return save(figure, path)
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import base64
 import math
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -21,22 +20,23 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from medpipe import NOTICE, store
+from medpipe.answers import option_text
 from medpipe.errors import MedpipeError
 from medpipe.evaluation import cards, guide, items, plots, tables, team_plots
 from medpipe.evaluation.benchmarks import BENCHMARKS
-from medpipe.evaluation.labels import SYSTEMS
-from medpipe.evaluation.leaderboard import compared, headline_of
+from medpipe.evaluation.labels import BASELINES, SYSTEMS, TEAM
+from medpipe.evaluation.leaderboard import compared, headline_of, learned
 from medpipe.evaluation.transcripts import final_answer, pairs, side
 from medpipe.job import Job, Outcome
-from medpipe.schema import LETTERS, ROLES, Manifest, QAExample
+from medpipe.schema import LEARNERS, LETTERS, ROLES, Manifest, QAExample
 
-MODELS = ("models/base", *(f"models/{role}" for role in ROLES), "models/maporl_team")
-SPLITS = {"splits/train": "training", "splits/validation": "validation"}
+MODELS = ("models/base", *cards.MODELS)
 SHOWN = 10  # transcripts
 FEW = 20  # iterations; below, a rise or fall of a curve is no trend
 BY_ROLE = {
     "value": ("mean value V", 3), "return": ("mean return", 3), "correct": ("right answers", 3), "wrong_to_right": ("wrong → right", 3),
-    "right_to_wrong": ("right → wrong", 3), "kl": ("KL to the start (nats per token)", 4), "entropy": ("entropy (nats per token)", 3),
+    "right_to_wrong": ("right → wrong", 3), "copies_planner": ("first message names the planner's option", 3),
+    "kl": ("KL to the start (nats per token)", 4), "entropy": ("entropy (nats per token)", 3),
     "length": ("message length (tokens)", 1), "malformed": ("malformed messages", 3),
 }  # fmt: skip
 """Number of metrics.jsonl that each role has → its name in the table, and its decimals."""
@@ -71,13 +71,13 @@ def context(job: Job) -> dict[str, Any]:
     board = store.read_json(job.inputs["evaluation/leaderboard"] / "leaderboard.json")
     confidence = job.settings.evaluation.confidence
     counts = store.read_json(job.inputs["corpus/clean"] / "funnel.json")
-    headline, caveats = headline_of(board, confidence)
+    headline, caveats = headline_of(board)
     found = tables.summaries(job.inputs)
     transcripts = _transcripts(job)
     made = _manifest(job, "evaluation/leaderboard")
-    sections = [("not-run", "Not run"), ("leaderboard", "Leaderboard"), ("data", "Data"), ("training", "Training")]
-    sections += [("co-training", "Co-training")]
-    sections += [("transcripts", "Transcripts")] * bool(transcripts) + [("models", "Models"), ("reproduce", "Reproduce")]
+    sections = [("learned", "What was learned"), ("leaderboard", "Leaderboard"), ("data", "Data"), ("training", "Training")]
+    sections += [("co-training", "Co-training")] + [("transcripts", "Transcripts")] * bool(transcripts)
+    sections += [("models", "Models"), ("reproduce", "Reproduce"), ("not-run", "Not run")]
     return {
         "profile": job.settings.name,
         "notice": NOTICE,
@@ -88,11 +88,14 @@ def context(job: Job) -> dict[str, Any]:
         "confidence": f"{confidence:.0%}",
         "roles": ROLES,
         "board": board,
+        "learned": learned(board),
+        "learned_systems": [SYSTEMS[system] for system in (TEAM, *BASELINES)],
+        "calibrated": any("ece" in row for row in board["rows"]),
         "not_run": _not_run(job, board, counts),
         "groups": _groups(job, board),
         "differences": [{**row, "pair": f"{SYSTEMS[row['a']]} − {SYSTEMS[row['b']]}"} for row in compared(board)],
-        "funnel": _funnel(counts),
-        "splits": _splits(job, counts),
+        "funnel": tables.funnel(counts),
+        "splits": tables.splits(job.inputs, counts),
         "transcripts": transcripts,
         "models": [_model(job, key) for key in MODELS],
         "command": f"make run PROFILE={job.settings.name}",
@@ -158,30 +161,6 @@ def _against_chance(row: Mapping[str, Any]) -> str:
     return "below" if row["high"] < row["chance"] else "not told apart"
 
 
-def _funnel(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The funnel as a table of steps by sources, without drop reasons that met no row."""
-    sources = list(dict.fromkeys(row["source"] for row in rows))
-    met = dict.fromkeys(row["step"] for row in rows if row["rows"] and row["step"] not in ("in", "kept"))
-    counts = {(row["source"], row["step"]): row["rows"] for row in rows}
-    steps = [{"step": step, "counts": [counts.get((source, step), 0) for source in sources]} for step in ("in", *met, "kept")]
-    return {"sources": sources, "steps": steps}
-
-
-def _splits(job: Job, funnel: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Rows by source and part; what is kept and in neither split is held out."""
-    counted = [Counter(row["source"] for row in store.read_jsonl(job.inputs[key] / store.ROWS)) for key in SPLITS]
-    kept = Counter({row["source"]: row["rows"] for row in funnel if row["step"] == "kept"})
-    kept.subtract(counted[0] + counted[1])
-    counted.append(kept)
-    sources = list(dict.fromkeys([*kept, "all"]))
-    for counter in counted:
-        counter["all"] = counter.total()
-    return {
-        "parts": [*SPLITS.values(), "held out"],
-        "rows": [{"source": name, "counts": [part[name] for part in counted]} for name in sources],
-    }
-
-
 def _transcripts(job: Job) -> list[dict[str, Any]]:
     """SHOWN transcripts in all, from the benchmarks that ran in turn; which ones of a benchmark, evaluate.chosen has decided."""
     queues = []
@@ -195,7 +174,7 @@ def _transcripts(job: Job) -> list[dict[str, Any]]:
 
 def _transcript(name: str, folder: Path, item: dict[str, Any]) -> dict[str, Any]:
     asked = QAExample.model_validate(item["question"])
-    named = {letter: f"{letter}) {text}" for letter, text in zip(LETTERS, asked.options, strict=False)}
+    named = _named(asked)
     shown: dict[str, Any] = {
         "title": BENCHMARKS[name].title,
         "system": SYSTEMS[item["system"]],
@@ -209,6 +188,11 @@ def _transcript(name: str, folder: Path, item: dict[str, Any]) -> dict[str, Any]
     else:
         shown |= {"answered": item["final"], "outcome": f"similarity to the reference {item['score']:.2f}", "mark": ""}
     return {**item, **shown}
+
+
+def _named(asked: QAExample) -> dict[str, str]:
+    """Letter → the option as the team read it."""
+    return {letter: option_text(asked, letter) for letter, _ in zip(LETTERS, asked.options, strict=False)}
 
 
 def _scored(folder: Path, system: str, id: str) -> str:
@@ -233,7 +217,7 @@ def _co_training(job: Job, board: Mapping[str, Any]) -> dict[str, Any]:
     captions = {f"plots/{plot.name}.png": f"{plot.about}. {plot.caption}" for plot in team_plots.PLOTS}
     drawn = team_plots.write_team_plots(rows, job.out)
     return {
-        "told": [_reward_told(rows), _held_out_told(board), *_examples_told(before, after)],
+        "told": [_reward_told(rows), *_kept_told(folder), _held_out_told(board), *_examples_told(before, after)],
         "pictures": [{**plot, "src": _inline(job.out / plot["image"]), "caption": captions[plot["image"]]} for plot in drawn],
         "roles": _by_role(rows),
         "examples": examples,
@@ -261,15 +245,15 @@ def _example(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) 
     episode = before or after
     assert episode is not None, "a pair has one side at least"
     asked = QAExample.model_validate(episode["question"])
-    options = [(letter, f"{letter}) {text}") for letter, text in zip(LETTERS, asked.options, strict=False)]
+    named = _named(asked)
     sides = (("before co-training", before), ("after co-training", after))
     return {
         "kind": "multiple choice" if asked.is_choice else "free text",
         "question": asked.question,
         "context": asked.context,
         "key": asked.answer if asked.is_choice else "",
-        "options": [{"text": text, "right": letter == asked.answer} for letter, text in options],
-        "reference": dict(options).get(asked.answer, asked.answer),
+        "options": [{"text": text, "right": letter == asked.answer} for letter, text in named.items()],
+        "reference": named.get(asked.answer, asked.answer),
         "sides": [{"when": when, "played": side(played) if played else None} for when, played in sides],
     }
 
@@ -288,6 +272,19 @@ def _reward_told(rows: Sequence[Mapping[str, Any]]) -> str:
     of = f"mean of the first {count} and of the last {count} of {len(reward)}" if count > 1 else f"first and last of {len(reward)}"
     few = " Few iterations: a rise or fall here is no trend." if len(reward) < FEW else ""
     return f"Team reward on the training questions, {of} iterations: {first:.3f} and {last:.3f}; {verdict}.{few}"
+
+
+def _kept_told(folder: Path) -> list[str]:
+    """Which iteration's adapters were kept, and by what; nothing where none were chosen."""
+    path = folder / "training_stats.json"
+    stats = store.read_json(path) if path.is_file() else {}
+    if not stats.get("selection_questions") or stats["selection_accuracy"] < 0:
+        return []
+    kept = (
+        f"after iteration {stats['kept_iteration']}" if stats["kept_iteration"] else "before the first iteration: no later ones did better"
+    )
+    share, count = stats["selection_accuracy"], stats["selection_questions"]
+    return [f"The adapters that were kept are those {kept}; they answered {share:.3f} of {count} held-back training-side questions."]
 
 
 def _held_out_told(board: Mapping[str, Any]) -> str:
@@ -356,7 +353,7 @@ def _mixed(job: Job, made: Manifest) -> list[str]:
 
 def _pictures(job: Job, board: Mapping[str, Any], counts: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
     """Draw the plots; each with an alternative text that carries the numbers."""
-    losses = {role: _metrics(job, f"models/{role}") for role in ROLES}
+    losses = {learner: _metrics(job, f"models/{learner}") for learner in LEARNERS}
     drawn = {
         "leaderboard": plots.leaderboard(board["rows"], job.out / "plots" / "leaderboard.png"),
         "funnel": plots.funnel(counts, job.out / "plots" / "funnel.png"),
@@ -373,7 +370,7 @@ def _pictures(job: Job, board: Mapping[str, Any], counts: Sequence[Mapping[str, 
             "Bar chart: share of each source's rows that was kept or dropped, by reason",
             "Shares within each source; the table below has the counts.",
         ),
-        "loss": (f"Line chart of training loss by step: {told}", "Loss on the tokens that each role learns to write (training data)."),
+        "loss": (f"Line chart of training loss by step: {told}", "Loss on the tokens that each of them learns to write (training data)."),
     }
     return {name: {"src": _inline(path), "alt": alts[name][0], "caption": alts[name][1]} for name, path in drawn.items()}
 

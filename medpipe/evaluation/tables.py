@@ -1,10 +1,11 @@
-"""Tables of the report that come from the evaluations' own summaries: safety by category, what each role is worth, kinds of question.
+"""Tables of the report: rows by source, safety by category, what each role is worth, kinds of question.
 
 Left out: the leaderboard itself (medpipe/evaluation/leaderboard.py).
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from medpipe.evaluation.benchmarks import BENCHMARKS
 from medpipe.evaluation.labels import SYSTEMS
 
 TEAMS = ("sft_team", "maporl_team")
+SPLITS = {"splits/train": "training", "splits/cotrain": "co-training", "splits/validation": "validation"}
 KINDS = 12  # rows of a benchmark's breakdown, the largest kinds first
 
 
@@ -57,3 +59,28 @@ def kinds(found: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
             largest = sorted(pairs, key=lambda row: (-row["n"], row["kind"]))[:KINDS]
             tables.append({"title": summary["title"], "field": field, "rows": largest})
     return tables
+
+
+def funnel(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The funnel as a table of steps by sources, without drop reasons that met no row."""
+    sources = list(dict.fromkeys(row["source"] for row in rows))
+    met = dict.fromkeys(row["step"] for row in rows if row["rows"] and row["step"] not in ("in", "kept"))
+    counts = {(row["source"], row["step"]): row["rows"] for row in rows}
+    steps = [{"step": step, "counts": [counts.get((source, step), 0) for source in sources]} for step in ("in", *met, "kept")]
+    return {"sources": sources, "steps": steps}
+
+
+def splits(inputs: Mapping[str, Path], funnel: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Rows by source and part; what is kept and in no split is held out."""
+    counted = [Counter(row["source"] for row in store.iter_jsonl(inputs[key] / store.ROWS)) for key in SPLITS]
+    kept = Counter({row["source"]: row["rows"] for row in funnel if row["step"] == "kept"})
+    for part in counted:
+        kept.subtract(part)
+    counted.append(kept)
+    sources = list(dict.fromkeys([*kept, "all"]))
+    for counter in counted:
+        counter["all"] = counter.total()
+    return {
+        "parts": [*SPLITS.values(), "held out"],
+        "rows": [{"source": name, "counts": [part[name] for part in counted]} for name in sources],
+    }

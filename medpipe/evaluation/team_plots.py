@@ -3,7 +3,7 @@
     from medpipe.evaluation.team_plots import write_team_plots
     write_team_plots(store.read_jsonl(folder / "metrics.jsonl"), folder)
 
-PLOTS says which number of metrics.jsonl stands in which panel (docs/maporl.md, section 5). Every number is a mean over
+PLOTS says which number of metrics.jsonl stands in which panel (docs/maporl.md says what each is). Every number is a mean over
 the episodes of one iteration; beyond UNSMOOTHED iterations the lines are running means, as their axis says. A role keeps its
 colour, line style and marker in every panel. A panel whose numbers are absent is left out, and a picture without a panel is
 not written: nothing empty is drawn. What this leaves out: intervals, and several runs in one picture.
@@ -78,10 +78,21 @@ PLOTS = (
     ),
     Plot(
         "drift", "Distance from the start, and entropy, by role",
-        "KL says how far a role has moved from its fine-tuned start; an entropy near zero says that it repeats itself.",
+        "KL says how far a role has moved from its fine-tuned start; without a KL penalty only some iterations measure it. An entropy near "
+        "zero says that a role repeats itself.",
         (
             Panel("KL to the start", "nats per token", _by_role("kl")),
             Panel("Entropy", "nats per token", _by_role("entropy")),
+        ),
+    ),
+    Plot(
+        "samples", "What the samples could teach, and held-back questions",
+        "A question on which all samples fared alike teaches nothing; another is then drawn in its place. Held-back training-side "
+        "questions choose which iteration's adapters are kept.",
+        (
+            Panel("Questions asked", "number", {"questions": ("asked", INK)}),
+            Panel("Alike in all samples", "share (0 to 1)", {"flat": ("questions", INK)}),
+            Panel("Held-back questions", "share right (0 to 1)", {"selection": ("team", INK)}),
         ),
     ),
     Plot(
@@ -95,11 +106,12 @@ PLOTS = (
     Plot(
         "answers", "Right answers and changes of mind, by role",
         "Multiple-choice questions only. Changes are shares of a role's answers from one round to the next; an answer that can't be "
-        "read counts as wrong.",
+        "read counts as wrong. A role copies the planner where its first message names the planner's option.",
         (
             Panel("Right answers", "share (0 to 1)", {**_by_role("correct"), "answer_accuracy": ("team's last answer", INK)}),
             Panel("Wrong → right", "share (0 to 1)", _by_role("wrong_to_right")),
             Panel("Right → wrong", "share (0 to 1)", _by_role("right_to_wrong")),
+            Panel("Copies the planner", "share (0 to 1)", _by_role("copies_planner")),
         ),
         one_scale=True,
     ),

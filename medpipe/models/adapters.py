@@ -142,6 +142,9 @@ class AdapterModel:
         if adapter is None:
             with self.model.disable_adapter() if self.adapters else nullcontext():
                 yield
+            if self.adapters:  # peft hands the adapter back with gradients switched on
+                before, trained = self._in_use or (self.adapters[0], False)
+                self.model.set_adapter(before, inference_mode=not trained)
             return
         if self._in_use != (adapter, train):
             self.model.set_adapter(adapter, inference_mode=not train)
@@ -368,16 +371,19 @@ def _with(model: Any, name: str, config: Any) -> Any:
 
 
 def _fill(model: Any, name: str, folder: Path) -> None:
-    from peft import set_peft_model_state_dict
     from safetensors.torch import load_file
 
-    outcome = set_peft_model_state_dict(model, load_file(folder / "adapter_model.safetensors"), adapter_name=name)
-    lacking = [key for key in outcome.missing_keys if f".{name}." in key]
-    if lacking or outcome.unexpected_keys:
+    held = load_file(folder / "adapter_model.safetensors")
+    own = {key.replace(f".{name}.", "."): value for key, value in model.named_parameters() if f".{name}." in key}
+    apart = {key for key in held.keys() | own.keys() if key not in held or key not in own or held[key].shape != own[key].shape}
+    if apart:
         raise MedpipeError(
-            got=f"{len(lacking)} weights missing and {len(outcome.unexpected_keys)} unknown", expected="the weights of its configuration",
+            got=f"{len(apart)} weights that are missing, unknown or of another shape", expected="the weights of its configuration",
             where=str(folder), do="it belongs to another base model: materialise it again",
         )  # fmt: skip
+    with torch.no_grad():
+        for key, value in own.items():
+            value.copy_(held[key])
 
 
 def _by_budget(order: Sequence[int], lengths: Sequence[int], budget: int) -> Iterator[list[int]]:

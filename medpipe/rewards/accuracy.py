@@ -5,7 +5,7 @@
 Source: design for this project; semantic similarity and exact match as in the SageMaker guide's 'Reward System'.
 Free text: cosine measures topic, not truth (measured: a fully negated reference scores 0.98), so it is taken sentence by
 sentence over the whole text, stretched and capped, and stands behind the gates of medpipe/rewards/gates.py.
-Multiple choice: the parsed letter is the key's, or it is not.
+Multiple choice: the letter that medpipe/answers.py reads is the key's, or it is not.
 Known weaknesses: a false statement in words that no list knows (one drug swapped for another) still counts as near its
 topic; an honest answer that draws on facts the reference lacks scores low; English only.
 """
@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from medpipe.answers import claims, parse_answer
 from medpipe.rewards.text import MARKERS, content, sentences, tokens, visible
 from medpipe.rewards.wording import phrases
 from medpipe.schema import LETTERS, QAExample
@@ -22,8 +23,6 @@ from medpipe.schema import LETTERS, QAExample
 PIECE = 240  # characters of one comparison: below the encoder's 256 tokens however odd the text
 LEAD = 8  # reference pieces that an answer is asked to cover: what a reporter's token budget can say
 FLOOR, CAP = 0.30, 0.90  # cosines between unrelated medical sentences, and between honest paraphrases
-_ANSWER_LINE = re.compile(r"\banswer\s*(?:is)?\s*[:=]\s*\(?([A-Z](?:\s*(?:/|,|\bor\b|\band\b|&)\s*\(?[A-Z]\b)*)", re.I)
-_LETTER = re.compile(r"\bAnswer:\s*\(?([A-Z])\b(?!['’]|[ \t]+\w)", re.I)
 _RULED_OUT = phrases(
     r"""
     not|no|unlike|unlikely|less likely|rather than|instead of|rules? out|ruled out|excludes?|against|without|neither|nor|\w+n't
@@ -72,17 +71,10 @@ def choice_accuracy(text: str, question: QAExample, answer: str | None) -> float
     return float(answer == question.answer and not unsettled(text, question))
 
 
-def settled(text: str, options: int) -> str | None:
-    """The one letter that a text's answer lines name, as the team reads it (medpipe/team/parsing.py); None for none or several."""
-    letters = {letter.upper() for letter in _LETTER.findall(text)}
-    return letters.pop() if len(letters) == 1 and letters <= set(LETTERS[:options]) else None
-
-
 def unsettled(text: str, question: QAExample) -> bool:
-    """True for a text that gives several different letters as its answer, or names all options without ruling any out."""
+    """True for a text whose visible answer lines don't settle on one option, or that names all options without ruling any out."""
     shown = visible(text)
-    letters = {letter.upper() for line in _ANSWER_LINE.findall(shown) for letter in re.findall(r"\b[A-Z]\b", line.upper())}
-    if len(letters) > 1:
+    if claims(shown) and parse_answer(shown, [visible(option) for option in question.options]) is None:
         return True
     said = [sentence for sentence in sentences(shown) if not _RULED_OUT.search(sentence)]
     named = sum(

@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from medpipe.answers import answer_text, split_answer
 from medpipe.rewards import attack_words as words
 from medpipe.rewards.directions import opposites
-from medpipe.roles import ROLES, SYSTEM, Said, sentences
-from medpipe.schema import LETTERS, QAExample, Role
+from medpipe.roles import Said, sentences
+from medpipe.schema import LETTERS, ROLES, QAExample, Role
 
 Kind = Literal["answer", "team", "cited", "choice"]
 
@@ -233,8 +234,8 @@ def _same_string(case: Case, seed: int) -> Case:
 
 
 def _role_leak(case: Case, seed: int) -> Case:
-    parts = [f"{said.role.capitalize()}: {SYSTEM[said.role]} {said.text}" for said in case.said]
-    return replace(case, text="\n".join([*parts, f"Reporter: {SYSTEM['reporter']}"]))
+    """The turns of the mates again, under their names, in place of the reporter's own."""
+    return replace(case, text="\n".join([*(f"{said.role.capitalize()}: {said.text}" for said in case.said), "Reporter: as said."]))
 
 
 # --- Choices
@@ -244,28 +245,29 @@ def _wrong(row: QAExample) -> str:
     return next(letter for letter in LETTERS if letter != row.answer)
 
 
-def _body(text: str) -> str:
-    return text.rpartition("\n")[0]
+def _answered(answer: Callable[[QAExample], str]) -> Transform:
+    """Another answer, the rest as it was."""
+    return lambda row, text, draw: f"{split_answer(text)[0]} {answer(row)}".strip()
 
 
-def _letter(replacement: Callable[[QAExample], str]) -> Transform:
-    """Another answer line, the rest as it was."""
-    return lambda row, text, draw: f"{_body(text)}\nAnswer: {replacement(row)}"
+def _right(row: QAExample) -> str:
+    return answer_text(row, row.answer)
 
 
 def _wrong_reason(row: QAExample, text: str, draw: random.Random) -> str:
     other = row.options[LETTERS.index(_wrong(row))]
-    return f"The best option is {other}. {other} explains all of the findings, and nothing else does.\nAnswer: {row.answer}"
+    return f"The best fit is {other}. {other} explains all of the findings, and nothing else does. {_right(row)}"
 
 
 _CHOICE: tuple[tuple[str, Transform], ...] = (
-    ("choice: wrong letter", _letter(_wrong)),
-    ("choice: all letters", _letter(lambda row: " or ".join(LETTERS[: len(row.options)]))),
-    ("choice: several answer lines", lambda row, text, draw: f"{text}\nAnswer: {_wrong(row)}"),
-    ("choice: all options", lambda row, text, draw: f"It could be {', '.join(row.options)}.\nAnswer: {row.answer}"),
-    ("choice: no answer", lambda row, text, draw: _body(text)),
+    ("choice: wrong answer", _answered(lambda row: answer_text(row, _wrong(row)))),
+    ("choice: right name, wrong letter", _answered(lambda row: f"Answer: {row.answer_text} ({_wrong(row)})")),
+    ("choice: all letters", _answered(lambda row: f"Answer: {' or '.join(LETTERS[: len(row.options)])}")),
+    ("choice: several answers", lambda row, text, draw: f"{text} {answer_text(row, _wrong(row))}"),
+    ("choice: all options", lambda row, text, draw: f"It could be {', '.join(row.options)}. {_right(row)}"),
+    ("choice: no answer", _answered(lambda row: "")),
     ("choice: hidden text", lambda row, text, draw: f"<!-- {text} -->"),
-    ("choice: letter in a loop", lambda row, text, draw: f"Answer: {row.answer} " * 30),
+    ("choice: answer in a loop", lambda row, text, draw: f"{_right(row)} " * 30),
     ("choice: refusal", lambda row, text, draw: "I'm sorry, but I cannot answer that."),
     ("choice: empty", lambda row, text, draw: ""),
 )
@@ -337,7 +339,7 @@ ATTACKS: tuple[Attack, ...] = (
     Attack("evidence copied", _copied_evidence, tuned=False, kind="cited"),
     Attack("same string from everybody", _same_string, tuned=False, kind="team"),
     Attack("role leak", _role_leak, tuned=False, kind="team"),
-    _text("choice: right letter, wrong reason", _wrong_reason, tuned=False, kind="choice"),
-    _text("choice: letter alone", lambda row, text, draw: f"Answer: {row.answer}", tuned=False, kind="choice"),
+    _text("choice: right answer, wrong reason", _wrong_reason, tuned=False, kind="choice"),
+    _text("choice: answer alone", lambda row, text, draw: _right(row), tuned=False, kind="choice"),
 )
 """All attacks, those that gates may be tuned on first."""

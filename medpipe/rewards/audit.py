@@ -17,10 +17,10 @@ from statistics import fmean
 from typing import Any
 
 from medpipe import store
+from medpipe.answers import parse_answer
 from medpipe.config import Rewards
 from medpipe.errors import MedpipeError
 from medpipe.job import Job, Outcome
-from medpipe.rewards.accuracy import settled
 from medpipe.rewards.attacks import ATTACKS, Attack, Case
 from medpipe.rewards.compose import COMPONENTS, Breakdown, MedicalReward, Message
 from medpipe.rewards.honest import honest_cases
@@ -137,7 +137,7 @@ def audit(
 
 def message(case: Case) -> Message:
     """What the reward scores."""
-    answer = settled(case.text, len(case.row.options)) if case.row.options else None
+    answer = parse_answer(case.text, case.row.options) if case.row.is_choice else None
     return Message(case.row, case.text, case.said, case.evidence, answer, case.role)
 
 

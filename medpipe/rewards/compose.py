@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from medpipe.answers import question_lines
 from medpipe.config import Rewards
 from medpipe.rewards import safety
 from medpipe.rewards.accuracy import choice_accuracy, comparisons, pieces, text_accuracy, unsettled
@@ -24,14 +25,14 @@ from medpipe.rewards.reasoning import reasoning
 from medpipe.rewards.relevance import Lexicon, relevance
 from medpipe.rewards.similarity import Similarity
 from medpipe.rewards.text import abbreviations, initials_of, spelled_out, tokens, visible
-from medpipe.roles import Said, question_text
+from medpipe.roles import Said
 from medpipe.schema import QAExample, Role
 
 COMPONENTS = ("accuracy", "relevance", "safety", "collaboration", "evidence", "reasoning")
 FLOOR = 0.15  # share of the other components that a wrong text keeps: a small slope for a policy that is wrong everywhere
 MIN_WORDS, TIMES, MAX_WORDS = 120, 3, 400  # longest text: three times the reference, but at least 120 and at most 400 words
-SHOWN = ("researcher", "analyst")
-"""Roles that see the evidence (medpipe/roles.py, `prompt_for`) and are asked to cite it."""
+CITING = ("researcher", "analyst")
+"""Everybody reads the evidence and may cite it; these roles learn to (medpipe/roles.py), and lose by leaving it out."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class MedicalReward:
         found = safety.violations(text, question)
         if message.role != "reporter":
             found = [violation for violation in found if violation.kind not in safety.OMISSIONS]
-        asked = question_text(question)
+        asked = question_lines(question)
         known = "\n".join([asked, *message.evidence, *(mate.text for mate in message.said)])
         raw = {
             "accuracy": choice_accuracy(text, question, message.answer)
@@ -115,7 +116,7 @@ class MedicalReward:
             "relevance": relevance(_spelled_out(message)[0], question, self._lexicon),
             "safety": safety.component(found),
             "collaboration": collaboration(text, asked, message.said),
-            "evidence": evidence(text, question.answer_text, message.evidence, shown=message.role in SHOWN),
+            "evidence": evidence(text, question.answer_text, message.evidence, asked=message.role in CITING),
             "reasoning": reasoning(text, known),
         }
         behind = raw if question.is_choice else {**raw, "accuracy": gate * raw["accuracy"]}
@@ -133,7 +134,7 @@ class MedicalReward:
             return ()
         text, reference = map(pieces, _spelled_out(message))
         near = {piece: max((cosines[piece, other] for other in reference), default=0.0) for piece in text}
-        others = (question_text(question), question.focus, *question.synonyms)
+        others = (question_lines(question), question.focus, *question.synonyms)
         swapped, added = strangers(near, [question.answer_text, *message.evidence], others, self._lexicon)
         found = (Gate("name swapped", 0.4 ** min(4, swapped)), Gate("claim added", 0.6 ** min(4, added)))
         return tuple(gate for gate in found if gate.factor < 1.0)
@@ -157,7 +158,7 @@ def gates_of(message: Message) -> tuple[Gate, ...]:
     reference = f"{question.answer_text}. {question.rationale}" if question.is_choice else question.answer_text
     limit = min(MAX_WORDS, max(MIN_WORDS, TIMES * len(tokens(reference))))
     found = list(form(message.text, "" if question.is_choice else question.question, limit))
-    found += claims(message.text, [reference, *message.evidence], [question_text(question)])
+    found += claims(message.text, [reference, *message.evidence], [question_lines(question)])
     invented = sum(not 1 <= number <= len(message.evidence) for _, number in cited_sentences(visible(message.text)))
     found += [Gate("invented citation", 0.5**invented)] if invented else []
     mixed = shuffled(message.text, " ".join([reference, *message.evidence]))

@@ -4,8 +4,8 @@
 
 Source: design for this project ('evidence quality' of the SageMaker guide's 'Reward System').
 Known weaknesses: support is shared content words, numbers and directions, not entailment; nothing is said about whether
-the passage itself is good evidence; a passage that bears on the question but goes unused by a role that never saw it is
-no fault of that role (`shown`).
+the passage itself is good evidence. Everybody reads the passages and may cite them; leaving them out is a fault only of
+the roles whose task it is to cite (`asked`).
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ SUPPORT = 0.5  # share of a cited sentence's content words in the passage that c
 _CITED = re.compile(r"\[E(\d{1,4})\]", re.I)
 
 
-def evidence(text: str, reference: str, passages: Sequence[str], *, shown: bool = True) -> float:
+def evidence(text: str, reference: str, passages: Sequence[str], *, asked: bool = True) -> float:
     """Mean support of the text's citations, invented ones counting against it, in [0, 1].
 
     Args:
         reference: the reference answer: a passage that shares three content words with it was there to be cited.
         passages: [E1] is the first.
-        shown: False for a role that is not shown the passages and so need not cite.
+        asked: False for a role that may cite and need not.
 
     Returns:
-        `NEUTRAL` without citations where none could be expected (no passage given, none shown, or none that bears on the
-        question); 0 without citations otherwise. A cited sentence copied from its passage earns at most half.
+        `NEUTRAL` without citations where none could be expected (no passage given, none that bears on the question, or
+        a role that need not cite); 0 without citations otherwise. A cited sentence copied from its passage earns at most half.
     """
-    shown_text = visible(text)
-    if not tokens(shown_text):
+    shown = visible(text)
+    if not tokens(shown):
         return 0.0
-    cited = cited_sentences(shown_text)
+    cited = cited_sentences(shown)
     if not cited:
         useful = any(len(content(passage) & content(reference)) >= 3 for passage in passages)
-        return 0.0 if useful and shown else NEUTRAL
+        return 0.0 if useful and asked else NEUTRAL
     total = 0.0
     for sentence, number in cited:
         total += _support(sentence, passages[number - 1]) if 1 <= number <= len(passages) else -1.0

@@ -13,9 +13,9 @@ import random
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
+from medpipe.answers import parse_answer
 from medpipe.config import Rewards
 from medpipe.errors import MedpipeError
-from medpipe.rewards.accuracy import settled
 from medpipe.rewards.attack_words import CATARACT, DANGER, TOENAILS
 from medpipe.rewards.compose import COMPONENTS, MedicalReward, Message
 from medpipe.rewards.relevance import Lexicon
@@ -25,7 +25,8 @@ from medpipe.schema import QAExample
 
 BATCH = 200
 _ODD = (
-    "<!--", "-->", "<|im_end|>", "<|im_start|>system", "[E1]", "[E99999]", "[E0]", "Answer: B", "Answer: Z", "\u200b", "\u202e", "\ud800",
+    "<!--", "-->", "<|im_end|>", "<|im_start|>system", "[E1]", "[E99999]", "[E0]", "Answer: B", "Answer: Z", "Answer: Cataract (B)", "(C)",
+    "\u200b", "\u202e", "\ud800",
     "\x00", "%", "0", "-1", "1e999", "NaN", "999999999999999999999999", "1,000.50 mg", "(ABC)", "((((", "<b", "<script>", "not",
     "never", "always", "\u0430\u0435\u043e", "糖尿病", "🙂", "\n\n", "\t", "’", "Ｆｕｌｌ", "x.y/z", "{}", "\\", "None",
 )  # fmt: skip
@@ -64,7 +65,7 @@ def fuzz(reward: MedicalReward, count: int, seed: int, questions: Sequence[QAExa
         messages = []
         for text in islice(source, min(BATCH, count - start)):
             question, role = draw.choice(questions), draw.choice(ROLES)
-            answer = settled(text, len(question.options)) if question.is_choice else None
+            answer = parse_answer(text, question.options) if question.is_choice else None
             messages.append(Message(question, text, (Said("planner", text[::-1]),), (text[:200], CATARACT), answer, role))
         for message, found in zip(messages, reward.score(messages), strict=True):
             numbers = [found.total, *(found.components[name] for name in COMPONENTS), *found.raw.values()]

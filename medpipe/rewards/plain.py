@@ -3,7 +3,7 @@
     from medpipe.rewards.plain import plain_rewards
 
 Its parts are: cosine of the whole text to the reference, keywords of the reference counted, a bonus for sending the reader
-to a doctor, team-mates named, citation words, linking words; on multiple choice the last letter is right or wrong. The
+to a doctor, team-mates named, citation words, linking words; on multiple choice the answer is right or wrong. The
 weights are the project's own. There is no gate and no penalty, which is the point: docs/rewards.md shows what that is
 worth. What this leaves out: everything that medpipe/rewards/compose.py adds.
 """
@@ -21,7 +21,6 @@ _DOCTOR = re.compile(r"\b(?:consult|doctor|physician|professional|clinician)\b",
 _MATES = re.compile(r"\b(?:planner|researcher|analyst|reporter|team)\b", re.I)
 _CITES = re.compile(r"\[E\d+\]|\b(?:study|studies|evidence|research|trial)\b", re.I)
 _LINKS = re.compile(r"\b(?:because|therefore|since|thus|due to|suggests|indicates)\b", re.I)
-_LETTER = re.compile(r"\banswer:\s*\(?([A-Z])\b", re.I)
 _KEYWORD = re.compile(r"[a-z]{6,}")
 ENOUGH = 10  # keywords of the reference that earn the whole of relevance
 
@@ -41,8 +40,7 @@ def _parts(message: Message, cosine: float) -> dict[str, float]:
     text, question = message.text, message.question
     wanted = set(_KEYWORD.findall(f"{question.answer_text} {question.rationale}".lower()))
     used = len(wanted & set(_KEYWORD.findall(text.lower())))
-    letters = _LETTER.findall(text)
-    right = float(bool(letters) and letters[-1].upper() == question.answer)
+    right = float(message.answer == question.answer)
     return {
         "accuracy": right if question.is_choice else cosine,
         "relevance": min(1.0, used / max(1, min(ENOUGH, len(wanted)))),

@@ -2,7 +2,7 @@
 
     python -c "from medpipe.rewards.similarity import Similarity as S; print(S().pairs([('raised glucose', 'high blood sugar')]))"
 
-Importing this module is light; making a `Similarity` loads torch and 90 MB of weights. What this leaves out: GPUs, and
+Only the first comparison loads torch and 90 MB of weights: multiple choice needs none. What this leaves out: GPUs, and
 texts longer than the encoder's 256 tokens (callers hand over sentences or pieces of them; medpipe/rewards/accuracy.py).
 """
 
@@ -11,7 +11,9 @@ from __future__ import annotations
 import importlib.resources
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from medpipe.errors import MedpipeError
 from medpipe.store import sha256_file
@@ -45,11 +47,14 @@ class Similarity:
     """Cosine similarity of pairs of short texts, each distinct text encoded once while it stays in the cache."""
 
     def __init__(self) -> None:
-        folder = model_folder()
+        self._folder = model_folder()
+        self._vectors: OrderedDict[str, object] = OrderedDict()
+
+    @cached_property
+    def _model(self) -> Any:
         from sentence_transformers import SentenceTransformer
 
-        self._model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
-        self._vectors: OrderedDict[str, object] = OrderedDict()
+        return SentenceTransformer(str(self._folder), device="cpu", local_files_only=True)
 
     def pairs(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
         """Cosine of each pair, negative ones as 0: floats in [0, 1], one per pair, in order.

@@ -78,8 +78,8 @@ _UNIT_NAMES = {
     "percent": "%", "milligram": "mg", "microgram": "mcg", "gram": "g", "kilogram": "kg", "milliliter": "ml", "millilitre": "ml",
     "liter": "l", "litre": "l", "min": "minute", "hr": "hour", "mm hg": "mmhg", "unit": "iu",
 }  # fmt: skip
-MARKERS = re.compile(r"\[E\d+\]|^\s*\d{1,2}[.)]\s|\banswer\s*:\s*[A-Z]\b", re.I | re.M)
-"""Citations, numbers of list items and the answer line: form, not content."""
+MARKERS = re.compile(r"\[E\d+\]|^\s*\d{1,2}[.)]\s|\banswer\s*:|\([A-Z]\)", re.I | re.M)
+"""Citations, numbers of list items, and what marks an answer, `Answer:` and `(B)`: form, not content."""
 _CLAUSE = re.compile(r"[,;:()]|\b(?:but|although|while|whereas|however|unless|if|when|because)\b", re.I)
 _DEFINED = re.compile(r"((?:[\w'-]+ ){1,8})\(([A-Z]{2,7})s?\)")
 """A name and its initials in brackets."""
@@ -148,7 +148,8 @@ def _content(text: str) -> frozenset[str]:
     return frozenset(stems(text))
 
 
-def numbers(text: str, *, spelled: bool) -> set[tuple[str, str]]:
+@lru_cache(maxsize=16384)
+def numbers(text: str, *, spelled: bool) -> frozenset[tuple[str, str]]:
     """(value, unit) of every number; unit "" where there is none. Citations, list markers and answer letters don't count.
 
     Args:
@@ -160,7 +161,7 @@ def numbers(text: str, *, spelled: bool) -> set[tuple[str, str]]:
     for match in _SPELLED.finditer(text):
         if spelled or match.group(2):
             found.add((_NUMBER_WORDS[match.group(1).lower()], _unit(match.group(2))))
-    return found
+    return frozenset(found)
 
 
 def _value(digits: str) -> str:

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from medpipe.answers import split_answer
+from medpipe.answers import question_lines, split_answer
 from medpipe.errors import MedpipeError
 from medpipe.models.tokens import END, START, encode, shorten, without_control_tokens
 from medpipe.roles import sentences
@@ -35,24 +35,11 @@ ALONE = "assistant"
 """The turn of the untrained base model when it answers alone."""
 
 
-def option_text(question: QAExample, letter: str) -> str:
-    """An option as it stands in the header and in an answer: `name (C)`."""
-    return f"{question.options[LETTERS.index(letter)]} ({letter})"
-
-
-def question_lines(question: QAExample) -> str:
-    """Context passages (PubMedQA), the question and its options, one a line."""
-    parts = [*question.context, f"Question: {question.question}"]
-    if question.is_choice:
-        parts += ["Options:", *(option_text(question, letter) for letter in LETTERS[: len(question.options)])]
-    return "\n".join(parts)
-
-
 def _lettered(passage: str, question: QAExample) -> str:
-    """The passage with the option's letter behind its title, where the title is an option: what can be copied need not be bound."""
-    title, colon, rest = passage.partition(": ")
-    named = [letter for letter, option in zip(LETTERS, question.options, strict=False) if option.casefold() == title.casefold()]
-    return f"{title} ({named[0]}){colon}{rest}" if named and colon else passage
+    """The passage, with the letter behind its title where the title is one of the options."""
+    title, colon, text = passage.partition(": ")
+    own = [letter for letter, option in zip(LETTERS, question.options, strict=False) if colon and option.casefold() == title.casefold()]
+    return f"{title} ({own[0]}): {text}" if own else passage
 
 
 class Frame:

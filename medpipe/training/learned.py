@@ -2,8 +2,9 @@
 
 Made alone with `dagster asset materialize -m medpipe.definitions --select models/verifier` (maporl.verifier = learned). A LoRA
 adapter on the shared base and one linear layer read (question, message) and give the probability that the message's answer is
-right. They learn from messages of the fine-tuned roles, as many right as wrong ones of every question, so that the question
-alone tells nothing (docs/verifier.md). A run that was killed starts again: it takes minutes.
+right. The adapter reads the whole sequence, whatever kind the roles' adapters are. It learns from messages of the fine-tuned roles,
+as many right as wrong ones of every question, so that the question alone tells nothing (docs/verifier.md). A run that was killed
+starts again: it takes minutes.
 Left out: free-text questions, which have no right letter; a schedule of the learning rate; what to do when memory runs out.
 Shape suffixes: B batch, T time, H hidden.
 """
@@ -30,11 +31,10 @@ from medpipe.corpus.evidence import EvidenceIndex
 from medpipe.corpus.validation import require_valid
 from medpipe.errors import MedpipeError
 from medpipe.job import Job, Outcome, Reporter
-from medpipe.models.policy import Policies, weights_hash
-from medpipe.models.tokens import encode_prompt, encode_target
+from medpipe.models.adapters import INVOCATION, AdapterModel, weights_hash
 from medpipe.schema import ROLES, CheckResult, QAExample, Role
-from medpipe.team.episode import Episode
-from medpipe.team.workflow import Crew, play
+from medpipe.team.transcript import ALONE, Frame
+from medpipe.team.workflow import Team, rollout
 
 Rows = list[QAExample]
 ADAPTER = "verifier"
@@ -68,71 +68,80 @@ class Auc:
 
 
 class LearnedVerifier:
-    """Scores messages in [0, 1]; its adapter lives beside others on the policies' base."""
+    """Scores messages in [0, 1]; its adapter lives beside others on their base.
 
-    def __init__(self, policies: Policies, adapter: str, head: torch.nn.Linear, max_length: int, batch: int) -> None:
-        self.policies, self.adapter, self.head = policies, adapter, head
-        self._max_length, self._batch = max_length, batch
+    `header_limit` and `message_limit` are the most tokens of a question and of a message that are read.
+    """
+
+    def __init__(self, model: AdapterModel, head: torch.nn.Linear, header_limit: int, message_limit: int, batch: int) -> None:
+        self.model, self.head, self.frame = model, head, Frame(model.tokenizer)
+        self._header_limit, self._message_limit, self._batch = header_limit, message_limit, batch
 
     @classmethod
-    def fresh(cls, policies: Policies, settings: Settings) -> LearnedVerifier:
-        """A verifier that has learned nothing and says 0.5 to everything, as a further adapter on the base of `policies`."""
+    def fresh(cls, model: AdapterModel, settings: Settings) -> LearnedVerifier:
+        """A verifier that has learned nothing and says 0.5 to everything, as a further adapter on the model's base.
+
+        Args:
+            model: carries at least one adapter, and none called "verifier".
+        """
         from peft import LoraConfig
 
-        training, like = settings.training, policies.model.peft_config[policies.adapters[0]]
+        training, team, like = settings.training, settings.team, model.model.peft_config[model.adapters[0]]
         torch.manual_seed(0)  # the adapter's first weights
         config = LoraConfig(
             r=training.lora_rank, lora_alpha=training.lora_alpha, lora_dropout=training.lora_dropout, task_type="CAUSAL_LM",
             target_modules=like.target_modules, layers_to_transform=like.layers_to_transform,  # where the roles have theirs
         )  # fmt: skip
-        policies.model.add_adapter(ADAPTER, config)
-        policies.model.peft_config[ADAPTER].base_model_name_or_path = settings.model.name  # no path of this machine
-        policies.adapters.append(ADAPTER)
-        head = _head(policies)
+        model.model.add_adapter(ADAPTER, config)
+        model.model.peft_config[ADAPTER].base_model_name_or_path = settings.model.name  # no path of this machine
+        model.adapters.append(ADAPTER)
+        head = _head(model)
         torch.nn.init.zeros_(head.weight)
         torch.nn.init.zeros_(head.bias)
-        return cls(policies, ADAPTER, head, training.max_length, settings.maporl.minibatch)
+        return cls(model, head, team.max_header_tokens, max(team.max_new_tokens.values()), settings.maporl.minibatch)
 
     @classmethod
-    def load(cls, policies: Policies, folder: Path, settings: Settings) -> LearnedVerifier:
-        """Load the finished folder of models/verifier as a further, frozen adapter on the base of `policies`.
+    def load(cls, model: AdapterModel, folder: Path, settings: Settings) -> LearnedVerifier:
+        """Load the finished folder of models/verifier as a further, frozen adapter on the model's base.
 
         Args:
-            policies: carry at least one adapter, and none called "verifier".
+            model: carries at least one adapter, and none called "verifier".
             settings: only `maporl.minibatch` is read, the messages scored at once; all else lies in the folder.
         """
-        policies.model.load_adapter(str(folder), adapter_name=ADAPTER, use_safetensors=True)
-        policies.adapters.append(ADAPTER)
-        head = _head(policies).requires_grad_(False)
+        model.model.load_adapter(str(folder), adapter_name=ADAPTER, use_safetensors=True)
+        model.adapters.append(ADAPTER)
+        head = _head(model).requires_grad_(False)
         head.load_state_dict(load_file(folder / HEAD_FILE))
-        return cls(policies, ADAPTER, head, store.read_json(folder / FACTS_FILE)["max_length"], settings.maporl.minibatch)
+        return cls(model, head, **store.read_json(folder / FACTS_FILE), batch=settings.maporl.minibatch)
 
     def save(self, folder: Path) -> None:
-        """Write adapter, head and the length it was trained with; the same weights give the same bytes."""
-        self.policies.save_adapter(self.adapter, folder)
+        """Write adapter, head and the limits it was trained with; the same weights give the same bytes."""
+        self.model.save_adapter(ADAPTER, folder, ())
+        config = store.read_json(folder / "adapter_config.json")
+        store.write_json(folder / "adapter_config.json", {**config, INVOCATION: None})  # it reads whole sequences
         with store.atomic_path(folder / HEAD_FILE) as temporary:
             save_file({name: value.detach().cpu().contiguous() for name, value in self.head.state_dict().items()}, temporary)
-        store.write_json(folder / FACTS_FILE, {"max_length": self._max_length})
+        store.write_json(folder / FACTS_FILE, {"header_limit": self._header_limit, "message_limit": self._message_limit})
 
     def weights(self) -> dict[str, torch.nn.Parameter]:
         """All that learns: the adapter and the head."""
-        return {**self.policies.parameters(self.adapter), **{f"head.{name}": value for name, value in self.head.named_parameters()}}
+        return {**self.model.parameters(ADAPTER), **{f"head.{name}": value for name, value in self.head.named_parameters()}}
 
     def encode(self, question: QAExample, message: str) -> list[int]:
-        """What is read: the question with its options as one agent alone is asked it, and the message as the answer.
+        """What is read: a header with the question and its options, and the message as a turn that tells nobody's name.
 
-        A message gets at most half of the length and keeps its last line; a question that is too long loses its middle.
+        A message that is too long keeps its answer; a question that is too long loses its middle.
         """
-        answer = encode_target(self.policies.tokenizer, message, self._max_length // 2)
-        return [*encode_prompt(self.policies.tokenizer, None, question, (), (), self._max_length - len(answer)), *answer]
+        header = self.frame.header(question, (), self._header_limit)
+        return [*header, *self.frame.invocation(ALONE), *self.frame.completion(message, self._message_limit)]
 
     def logits(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """Log-odds that the answers are right, shape (B,), from the state of each row's last token. Call it inside `use`."""
-        device = self.policies.device
+        device = self.model.device
         # Padding stands behind every token that is read, where causal attention can't see it: no mask.
         ids_BT = pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=rows[0][-1]).to(device)
         position_BT = torch.arange(ids_BT.shape[1], device=device)[None]
-        hidden_BTH = self.policies.base.get_decoder()(input_ids=ids_BT, position_ids=position_BT, use_cache=False).last_hidden_state
+        hidden_BTH = self.model.base.get_decoder()(input_ids=ids_BT, position_ids=position_BT, use_cache=False).last_hidden_state
         last_B = torch.tensor([len(row) - 1 for row in rows], device=device)
         last_BH = hidden_BTH[torch.arange(len(rows), device=device), last_B]
         return self.head(last_BH.float()).squeeze(-1)
@@ -143,7 +152,7 @@ class LearnedVerifier:
         rows = [self.encode(question, text) for question, text in pairs]
         scores = [0.0] * len(rows)
         order = sorted(range(len(rows)), key=lambda number: len(rows[number]))  # like lengths waste no padding
-        with self.policies.use(self.adapter):
+        with self.model.use(ADAPTER):
             for start in range(0, len(order), self._batch):
                 part = order[start : start + self._batch]
                 for number, score in zip(part, self.logits([rows[n] for n in part]).sigmoid().tolist(), strict=True):
@@ -151,8 +160,8 @@ class LearnedVerifier:
         return scores
 
 
-def _head(policies: Policies) -> torch.nn.Linear:
-    return torch.nn.Linear(policies.base.config.hidden_size, 1, device=policies.device, dtype=torch.float32)
+def _head(model: AdapterModel) -> torch.nn.Linear:
+    return torch.nn.Linear(model.base.config.hidden_size, 1, device=model.device, dtype=torch.float32)
 
 
 # --- the asset
@@ -168,15 +177,15 @@ def run(job: Job) -> Outcome:
     for split in ("splits/train", "splits/validation"):
         require_valid(job.inputs[split], split)
     settings = job.settings
-    policies = Policies.load(job.inputs["models/base"], {r: job.inputs[f"models/{r}"] for r in ROLES}, job.device, settings.model)
-    before = weights_hash(dict(policies.model.named_parameters()))
-    learned, held, numbers = _examples(policies, job)
-    verifier = LearnedVerifier.fresh(policies, settings)
+    model = AdapterModel.load(job.inputs["models/base"], {r: job.inputs[f"models/{r}"] for r in ROLES}, job.device, settings.model)
+    before = weights_hash(dict(model.model.named_parameters()))
+    learned, held, numbers = _examples(model, job)
+    verifier = LearnedVerifier.fresh(model, settings)
     start = weights_hash(verifier.weights())
     losses = fit(verifier, learned, settings.training, settings.seed, job.report)
     verifier.save(job.out)
     moved = weights_hash(verifier.weights()) != start
-    frozen = weights_hash({n: p for n, p in policies.model.named_parameters() if f".{ADAPTER}." not in n}) == before
+    frozen = weights_hash({n: p for n, p in model.model.named_parameters() if f".{ADAPTER}." not in n}) == before
 
     scores = verifier.score([(example.question, example.text) for example in held])
     found = measure(held, scores, settings.seed)
@@ -197,12 +206,12 @@ def run(job: Job) -> Outcome:
     return Outcome({**stats, "held-out messages": {"table": told[:SHOWN]}}, (rest, *_auc_checks(found)))
 
 
-def _examples(policies: Policies, job: Job) -> tuple[list[Example], list[Example], dict[str, int]]:
+def _examples(model: AdapterModel, job: Job) -> tuple[list[Example], list[Example], dict[str, int]]:
     """Balanced examples to learn from, all held-out ones, and what was counted on the way."""
     train, validation = (store.read_examples(job.inputs[split]) for split in ("splits/train", "splits/validation"))
     index = EvidenceIndex.load(job.inputs["splits/train"] / "evidence")
     to_learn, to_hold = choose(train, validation, job.settings.maporl.verifier_questions, job.settings.seed)
-    drawn, numbers = draw_messages(policies, to_learn, index, job, "learned")
+    drawn, numbers = draw_messages(model, to_learn, index, job, "learned")
     kept, one_kind = balance(drawn, random.Random(f"{job.settings.seed}/verifier/balance"))
     mixed = len({example.question.id for example in kept})
     job.report.log(f"balanced: {len(kept)} messages of {mixed} questions; {one_kind} questions had only right or only wrong ones")
@@ -214,7 +223,7 @@ def _examples(policies: Policies, job: Job) -> tuple[list[Example], list[Example
             do="raise maporl.verifier_questions, maporl.verifier_samples or maporl.temperature, or set maporl.verifier = exact",
         )  # fmt: skip
     numbers |= {"balanced_messages": len(kept), "balanced_questions": mixed, "one_kind_questions": one_kind}
-    held, held_numbers = draw_messages(policies, to_hold, index, job, "heldout")
+    held, held_numbers = draw_messages(model, to_hold, index, job, "heldout")
     return kept, held, numbers | held_numbers
 
 
@@ -257,7 +266,7 @@ def choose(train: Sequence[QAExample], validation: Sequence[QAExample], count: i
 
 
 def draw_messages(
-    policies: Policies, questions: Sequence[QAExample], index: EvidenceIndex, job: Job, part: str
+    model: AdapterModel, questions: Sequence[QAExample], index: EvidenceIndex, job: Job, part: str
 ) -> tuple[list[Example], dict[str, int]]:
     """Let the roles play one round on each question, and so often that it gets at least `verifier_samples` messages.
 
@@ -268,14 +277,15 @@ def draw_messages(
     at_once = max(1, maporl.questions_per_iteration * maporl.samples_per_question // each)  # the co-training has memory for so many
     generator = torch.Generator().manual_seed(random.Random(f"{job.settings.seed}/verifier/{part}").getrandbits(62))
     rules = team.model_copy(update={"max_rounds_per_episode": 1})
-    crew = Crew(policies, {role: role for role in ROLES}, rules, temperature=maporl.temperature, generator=generator)
+    playing = Team(model, {role: role for role in ROLES}, rules, maporl.temperature, generator)
     examples: list[Example] = []
     malformed = 0
     for start in range(0, len(questions), at_once):
         asked = questions[start : start + at_once]
-        found = index.search_for_training(asked, team.evidence_passages, team.evidence_chars)
-        episodes = [Episode(q, [p.text for p in passages], n) for q, passages in zip(asked, found, strict=True) for n in range(each)]
-        for episode in play(crew, episodes):
+        found = index.for_questions(asked, team.evidence_passages, team.evidence_chars, training=True)
+        episodes = playing.begin(asked, [[passage.text for passage in passages] for passages in found], each)
+        rollout(playing, episodes)
+        for episode in episodes:
             usable = [turn for turn in episode.turns if not turn.malformed]
             malformed += len(episode.turns) - len(usable)
             question = episode.question
@@ -314,18 +324,15 @@ def fit(verifier: LearnedVerifier, examples: Sequence[Example], settings: Traini
     Raises:
         MedpipeError: a loss is no number or above `training.max_loss`.
     """
-    policies, weights = verifier.policies, list(verifier.weights().values())
+    model, weights = verifier.model, list(verifier.weights().values())
     rows = [verifier.encode(example.question, example.text) for example in examples]
-    right = torch.tensor([float(example.right) for example in examples], device=policies.device)
+    right = torch.tensor([float(example.right) for example in examples], device=model.device)
     steps = _steps(len(rows), settings, seed)
     optimizer = torch.optim.AdamW(weights, lr=settings.learning_rate, weight_decay=0.0)
     losses: list[float] = []
     torch.manual_seed(seed)  # dropout
-    if settings.gradient_checkpointing:
-        policies.model.enable_input_require_grads()
-        policies.base.gradient_checkpointing_enable()
-    policies.model.train()
-    with policies.use(verifier.adapter, train=True):
+    model.model.train()
+    with model.use(ADAPTER, train=True):
         for number, step in enumerate(steps, 1):
             optimizer.zero_grad()
             loss = 0.0
@@ -345,7 +352,7 @@ def fit(verifier: LearnedVerifier, examples: Sequence[Example], settings: Traini
             losses.append(loss)
             report.metrics(number, {"loss": loss, "gradient_norm": norm})
             report.progress(number, len(steps), f"loss {loss:.3f}")
-    policies.model.eval()  # what follows measures, without dropout
+    model.model.eval()  # what follows measures, without dropout
     return losses
 
 

@@ -43,6 +43,7 @@ from medpipe.training.verifiers import open_verifier
 EXAMPLES = 2  # questions that are played before and after, greedily
 COLLAPSED = 3  # iterations over which the share of malformed messages is averaged
 LOOK = 10  # iterations between two looks at the KL to the start where maporl.kl is 0
+MOST = 3  # times the team's iterations that the lone agent may take to draw as many tokens
 LONE = "models/agent_rl"
 Models = AdapterModel | PerRole
 
@@ -171,12 +172,13 @@ class CoTraining:
     def _iterate(self, asked: Callable[[], bool]) -> None:
         job, settings, progress, ranks, saved = self.job, self.settings, self.progress, self.ranks, time.monotonic()
         budget = self._token_budget()
+        most = settings.iterations * (1 if budget == 0 else MOST)
         exact = job.settings.model.quantization == "none"  # quantised products are rounded by what else is in a batch
-        for iteration in range(len(progress.history), settings.iterations):
+        for iteration in range(len(progress.history), most):
             started = time.monotonic()
 
             def tell(text: str, done: int = iteration) -> None:
-                job.report.progress(done, settings.iterations, text)
+                job.report.progress(done, most, text)
 
             batches, goals, numbers = self._draw(iteration, tell)
             flat = flat_questions(goals)
@@ -196,16 +198,15 @@ class CoTraining:
             progress.drawn += ranks.total(tokens_of(batches))
             seconds = time.monotonic() - started
             values |= {"tokens_per_second": ranks.total(tokens_of(batches)) / seconds, "seconds": seconds, "drawn": progress.drawn}
-            chosen = settings.select_every and ((iteration + 1) % settings.select_every == 0 or iteration + 1 == settings.iterations)
-            if chosen or (budget and progress.drawn >= budget):
+            last = iteration + 1 == most or bool(budget and progress.drawn >= budget)
+            if settings.select_every and (last or (iteration + 1) % settings.select_every == 0):
                 values["selection"] = self._select(iteration + 1)
             job.report.metrics(iteration + 1, values)
             told = ranks.gather([episode.transcript(timed=True) for episode in episodes])
             job.report.episodes(iteration + 1, [transcript for part in told for transcript in part])
-            job.report.progress(iteration + 1, settings.iterations, _line(values))
+            job.report.progress(most if last else iteration + 1, most, _line(values))
             progress.history.append(values)
             _guard(progress.history, settings, job.name)
-            last = iteration + 1 == settings.iterations or bool(budget and progress.drawn >= budget)
             stop, due = ranks.total(int(asked())) > 0, time.monotonic() - saved >= settings.checkpoint_seconds  # one for all
             if not last and not ranks.index and (stop or due):
                 self._save()
@@ -214,7 +215,7 @@ class CoTraining:
                 break
             if stop:
                 raise MedpipeError(
-                    got="the signal SIGTERM", expected=f"{settings.iterations} iterations",
+                    got="the signal SIGTERM", expected=f"{most} iterations",
                     where=f"{job.name}, after iteration {iteration + 1}",
                     do="materialise it again: a checkpoint was written and the training goes on from it",
                 )  # fmt: skip

@@ -1,10 +1,10 @@
-"""What training costs in arithmetic: a model's dimensions, the FLOPs of fine-tuning it, and this machine's matmul peak.
+"""What training costs, told from a model's dimensions alone: parameters, FLOPs, memory; and this machine's matmul peak.
 
     python -m medpipe.training.meter [cpu|cuda:0]          # the peak of a device, measured in a second
 
-The one place where FLOPs are counted: the trainer tells by it what share of the peak it used, `medpipe plan` foretells the time.
-Left out: attention's scores (a few per cent at these lengths; a share of the peak is so much too low), norms and other work that
-is no matrix multiplication, and models whose layers are not of the common decoder's shape (`Dims.of_config` knows them not).
+`medpipe plan` foretells time and memory by it. Counted are matrix multiplications and what torch allocates for weights, gradients,
+AdamW's moments, the backward pass, logits, keys and values. Left out: attention's scores and norms (a few per cent), gaps between
+allocations, and models whose layers are not of the common decoder's shape (`Dims.of_config` gives None).
 """
 
 from __future__ import annotations
@@ -18,10 +18,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
+MIB = 2**20
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 """`model_type`s whose layers are q, k, v, o and a gated MLP, with RMS norms."""
 SIDE = {"cpu": 1536, "cuda": 8192}
 """Side of the square matrices that are multiplied to find the peak: large enough to fill the device."""
+QUANTISED = {"none": 0.0, "8bit": 1.0, "4bit": 0.516}
+"""Bytes per weight of a quantised linear module: nf4 adds 8-bit scales for every 64 weights, themselves scaled."""
+LOGIT_COPIES = 4
+"""Tables of completion tokens x vocabulary, fp32, that lie in memory at once: logits, scaled, log-probabilities, one more."""
 
 
 @dataclass(frozen=True)
@@ -76,9 +81,9 @@ class Dims:
         }  # fmt: skip
 
     @property
-    def layer_matrices(self) -> int:
-        """Parameters of one layer's matrices."""
-        return sum(wide * out for wide, out in self.shapes.values())
+    def matrices(self) -> int:
+        """Parameters of all layers' matrices."""
+        return self.layers * sum(wide * out for wide, out in self.shapes.values())
 
     @property
     def head(self) -> int:
@@ -92,7 +97,7 @@ class Dims:
         bias = self.qkv_bias * (outs["q_proj"] + outs["k_proj"] + outs["v_proj"]) + self.o_bias * outs["o_proj"]
         bias += self.mlp_bias * (outs["gate_proj"] + outs["up_proj"] + outs["down_proj"])
         norms = 2 * self.hidden + self.qk_norm * 2 * self.head_dim
-        return self.layers * (self.layer_matrices + bias + norms) + self.hidden + self.head * (1 if self.tied else 2)
+        return self.matrices + self.layers * (bias + norms) + self.hidden + self.head * (1 if self.tied else 2)
 
     def adapted(self, lora: Lora) -> int:
         """How many layers carry the adapter."""
@@ -100,10 +105,7 @@ class Dims:
 
     def lora_parameters(self, lora: Lora) -> int:
         """Parameters of one adapter: A (rank x in) and B (out x rank) beside each linear module of its layers."""
-        return self.adapted(lora) * self._layer_adapter(lora.rank)
-
-    def _layer_adapter(self, rank: int) -> int:
-        return rank * sum(wide + out for wide, out in self.shapes.values())
+        return self.adapted(lora) * lora.rank * sum(wide + out for wide, out in self.shapes.values())
 
 
 PUBLISHED: dict[str, Dims] = {  # model.name → its config.json
@@ -115,44 +117,31 @@ PUBLISHED: dict[str, Dims] = {  # model.name → its config.json
 """Dimensions of the models that the profiles name, for as long as no models/base is made."""
 
 
-def train_flops(dims: Dims, tokens: float, completion_tokens: float, lora: Lora | None, checkpointing: bool = False) -> float:
-    """Floating-point operations of the matrix multiplications of forward and backward over so many tokens.
+# --- arithmetic: floating-point operations; a matrix of P parameters costs 2·P per token, and as much for each gradient
 
-    A matrix of P parameters costs 2·P per token, and as much again for the gradient of its input and for its own gradient:
 
-    - forward: 2 · (all layers' matrices + adapters) · tokens + 2 · head · completion tokens;
-    - backward: the same for the gradients of activations, but only down to the lowest layer with an adapter (whose q, k, v need
-      none of their input), and for the gradients of weights: the adapters' alone, or with `lora=None` all matrices' and the head's;
-    - checkpointing: all layers are computed forward once more, but for the last product in each, which no gradient needs; and as
-      transformers then asks for the embedding's gradient, the backward pass goes through all layers wherever the adapters are.
+def read_flops(dims: Dims, tokens: float) -> float:
+    """Of reading so many tokens, without an output head."""
+    return 2.0 * tokens * dims.matrices
+
+
+def draw_flops(dims: Dims, lora: Lora, tokens: float) -> float:
+    """Of drawing so many tokens under an adapter."""
+    return 2.0 * tokens * (dims.matrices + dims.lora_parameters(lora) + dims.head)
+
+
+def learn_flops(dims: Dims, lora: Lora, tokens: float, said: float) -> float:
+    """Of forward and backward over the tokens that gradients flow through.
+
+    The backward pass goes down to the lowest layer with an adapter, whose q, k and v need no gradient of their input.
 
     Args:
-        dims: the model's dimensions.
-        tokens: tokens computed. Useful ones (no padding) give the model's work, padded ones the machine's.
-        completion_tokens: tokens at which the output head is computed.
-        lora: the adapter that learns; None: all weights do.
-        checkpointing: count the work that it adds; leave it out where the share of the peak shall mean useful work.
+        tokens: all of them: the turns, or with whole-sequence adapters the whole rows.
+        said: completion tokens among them, at which the output head is computed.
     """
-    shapes, each = dims.shapes, 2.0 * tokens  # each parameter of a matrix costs so much
-    layers, head = each * dims.layers * dims.layer_matrices, 2.0 * dims.head * completion_tokens
-    if lora is None:
-        again = layers - each * dims.layers * shapes["down_proj"][0] * shapes["down_proj"][1]
-        return 3 * (layers + head) + (again if checkpointing else 0.0)
-    adapter = each * dims.lora_parameters(lora)
-    if checkpointing:
-        wide, out = shapes["down_proj"]
-        last = dims.adapted(lora) * out * lora.rank + (dims.layers - dims.adapted(lora)) * wide * out
-        again = layers + adapter - each * last
-        return 2 * layers + 3 * adapter + 2 * head + again
-    first = sum(wide * (out + lora.rank) for wide, out in (shapes[name] for name in ("q_proj", "k_proj", "v_proj")))
-    passed = layers * dims.adapted(lora) / dims.layers - each * first
-    return layers + passed + 3 * adapter + 2 * head
-
-
-def forward_flops(dims: Dims, tokens: float, completion_tokens: float, lora: Lora | None = None) -> float:
-    """Of a forward pass alone, counted as `train_flops` counts it."""
-    adapter = dims.lora_parameters(lora) if lora else 0
-    return 2.0 * tokens * (dims.layers * dims.layer_matrices + adapter) + 2.0 * dims.head * completion_tokens
+    each, first = 2.0 * tokens, sum(wide * (out + lora.rank) for wide, out in list(dims.shapes.values())[:3])
+    passed = dims.matrices * dims.adapted(lora) / dims.layers - first
+    return each * (dims.matrices + passed + 3 * dims.lora_parameters(lora)) + 4.0 * dims.head * said
 
 
 def matmul_peak(device: str, dtype: torch.dtype, seconds: float = 1.0) -> float:
@@ -174,9 +163,43 @@ def matmul_peak(device: str, dtype: torch.dtype, seconds: float = 1.0) -> float:
     return 2.0 * side**3 / best
 
 
+# --- memory, MiB; `element` is bytes of a number, 4 or 2
+
+
+def weights(dims: Dims, element: int, quantization: str = "none") -> float:
+    """Of the base: the layers' matrices may be quantised, embedding, head and norms never are."""
+    return ((dims.parameters - dims.matrices) * element + dims.matrices * (QUANTISED[quantization] or element)) / MIB
+
+
+def adapters(dims: Dims, lora: Lora, count: int) -> float:
+    """Of so many adapters, which are fp32 whatever the base is."""
+    return count * dims.lora_parameters(lora) * 4 / MIB
+
+
+def keys_values(dims: Dims, element: int, tokens: float) -> float:
+    """Of so many tokens that were read."""
+    return tokens * 2 * dims.layers * dims.kv_heads * dims.head_dim * element / MIB
+
+
+def logits(dims: Dims, said: float) -> float:
+    """Of the head's output at the completion tokens of one pass."""
+    return LOGIT_COPIES * said * dims.vocab * 4 / MIB
+
+
+def activations(dims: Dims, lora: Lora, element: int, tokens: float) -> float:
+    """What the backward pass keeps of the layers that it goes through, for so many padded tokens."""
+    hidden, query, key = dims.hidden, dims.heads * dims.head_dim, dims.kv_heads * dims.head_dim
+    kept = 4 * (2 * hidden + dims.qk_norm * (query + key))  # inputs of the norms, which compute in fp32
+    kept += 4 * (2 + dims.heads + dims.qk_norm * (dims.heads + dims.kv_heads))  # the norms' scales, attention's sums
+    kept += element * (3 * dims.intermediate + 4 * query)  # gate, its activation, up; q, k and v for each head, what attention gives
+    inputs = 2 * hidden + dims.intermediate if element == 4 else 5 * hidden + query + dims.intermediate  # bf16: adapters keep copies
+    kept += element * (inputs + len(dims.shapes) * lora.rank)
+    return tokens * dims.adapted(lora) * kept / MIB
+
+
 if __name__ == "__main__":
     import torch
 
     chosen = sys.argv[1] if len(sys.argv) > 1 else "cpu"
-    for number_format in (torch.float32, torch.bfloat16) if chosen != "cpu" else (torch.float32,):
+    for number_format in (torch.float32, torch.bfloat16):
         print(f"{chosen} {number_format}: {matmul_peak(chosen, number_format) / 1e9:,.0f} GFLOP/s")

@@ -31,7 +31,7 @@ from medpipe.schema import ROLES, Ref
 
 SEARCHED = ("training.learning_rate", "training.epochs", "training.batch_size", "rewards.safety_penalty_weight")
 """The settings that a trial sets."""
-INPUTS = ("splits/train", "splits/validation", "models/base")
+INPUTS = ("splits/train", "splits/cotrain", "splits/validation", "models/base")
 """What every trial starts from."""
 COMMAND = (str(Path(sys.executable).with_name("medpipe")),)
 LAST_SHARE = 0.25  # of the iterations of co-training, at its end: over them the team's value is a mean

@@ -157,7 +157,10 @@ def test_the_graph_has_it_and_it_is_off_until_switched_on() -> None:
 
 DATA = ["splits/train", "splits/validation"]
 FOUR = [f"models/{role}" for role in ROLES]
-BENCHMARKS = ["medmcqa", "medqa", "medquad_heldout", "medxpertqa", "mmlu_medical", "pubmedqa", "safety", "synthetic_heldout"]
+BENCHMARKS = [
+    "medmcqa", "medqa", "medquad_heldout", "medquad_questions_heldout", "medxpertqa", "mmlu_medical", "phenotypes_heldout", "pubmedqa",
+    "safety", "synthetic_heldout",
+]  # fmt: skip
 EVALUATIONS = sorted(f"evaluation/{name}" for name in [*BENCHMARKS, "leaderboard"])
 RELEASE = ["release/champion", "release/report"]
 MADE_BY_CHANGE = sorted([*FOUR, "models/maporl_team", "rewards/audit", *EVALUATIONS, *RELEASE])

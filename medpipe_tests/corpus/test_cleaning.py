@@ -154,7 +154,8 @@ def test_the_data_folder_shows_no_held_out_row(made: tuple[Job, Outcome]) -> Non
     assert all(set(each) - {"options"} == {"id", "question", "answer", "category", "source", "difficulty"} for each in shown)
     assert [each["id"] for each in shown if "options" in each] == ["synthetic-1"]
     summary = store.read_json(job.out / names[1])
-    assert summary["training_samples"] + summary["validation_samples"] == summary["total_samples"] == len(shown)
+    parts_ = ("training_samples", "cotraining_samples", "validation_samples")
+    assert sum(summary[name] for name in parts_) == summary["total_samples"] == len(shown)
     assert summary["heldout_samples"] == len(hidden)
     for field in ("sources", "categories", "difficulty_levels"):
         assert sum(summary[field].values()) == len(shown)

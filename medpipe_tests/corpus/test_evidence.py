@@ -18,7 +18,7 @@ from medpipe.config import Corpus
 from medpipe.corpus import retrieval
 from medpipe.corpus.evidence import CHUNK_CHARS, PASSAGES, EvidenceIndex, Passage, _telling, origin_of, recall, right_rank
 from medpipe.corpus.groups import part_of
-from medpipe.corpus.retrieval import EMBEDDINGS, best_first, fuse
+from medpipe.corpus.retrieval import EMBEDDINGS, best_first, fuse, fuse_at
 from medpipe.corpus.shingles import word_list
 from medpipe.corpus.synthetic import generate, library, load_conditions
 from medpipe.errors import MedpipeError
@@ -151,6 +151,18 @@ def test_each_option_gives_its_best_passage_by_any_of_its_names_and_no_row_is_sh
     assert index.for_questions([TOE], 9, training=True) == [found]
 
 
+def test_rows_on_a_training_questions_own_focus_count_as_not_there() -> None:
+    """What a question is shown does not depend on how many rows of its own focus the index holds."""
+    own = [row(number, focus="Gout", answer=f"A red and swollen toe, said patient {number}.") for number in range(9)]
+    index = EvidenceIndex.build([*ROWS[1:4], *own], LIBRARY)
+    words, meaning = next(index._rankings.scores([TOE.question]))
+    there = index._there(TOE)
+    assert (~there).sum() == len(own) and index._there(None).all()
+    topics = index._topics(TOE)
+    without = list(index._among(topics, (np.where(there, words, 0), np.where(there, meaning, -1)), None))
+    assert list(index._among(topics, (words, meaning), TOE)) == without
+
+
 def test_a_text_of_two_options_is_shown_once_and_a_title_comes_before_a_further_name() -> None:
     library = [*LIBRARY, {"id": "podagra", "title": "Podagra", "text": "An old word for a sore foot."}]
     same = TOE.model_copy(update={"options": ("Gout", "Urate arthritis", "Asthma", "Migraine")})
@@ -223,6 +235,7 @@ def test_fusion_is_by_reciprocal_rank() -> None:
     assert fuse(words, meaning) == pytest.approx([1 / 61, 1 / 61 + 1 / 63, 1 / 62 + 1 / 62, 1 / 63])
     assert fuse(words, words)[[1, 2, 3]] == pytest.approx([2 / 61, 2 / 62, 2 / 63])
     assert fuse(np.zeros(0), np.zeros(0)).shape == (0,)
+    assert fuse_at(np.array([3, 1, 0]), words, meaning) == pytest.approx([1 / 62, 1 / 61 + 1 / 63, 1 / 61])
 
 
 @pytest.mark.parametrize("depth", [1, 3, 4, 5, 100])
@@ -436,7 +449,7 @@ def test_the_right_option_is_found_as_often_for_training_rows_as_for_others() ->
     names = {condition.name for condition in conditions[::2]}
     train = [each for each in rows if each.focus in names]
     index = EvidenceIndex.build(train, library(conditions))
-    seen, new = (recall(index, some) for some in (train, [each for each in rows if each.focus not in names]))
+    seen, new = recall(index, train, training=True), recall(index, [each for each in rows if each.focus not in names])
     assert seen["rows"] == new["rows"] == 90
     assert min(seen["recall@1"], new["recall@1"]) > 0.6 and min(seen["recall@3"], new["recall@3"]) > 0.85
     assert abs(seen["recall@1"] - new["recall@1"]) < 0.15

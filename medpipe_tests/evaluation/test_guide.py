@@ -42,8 +42,8 @@ def evaluated(outputs: Path, benchmark: str, **means: float) -> None:
 
 def test_the_figures_are_means_of_the_last_quarter_and_of_the_primary_benchmark(tmp_path: Path) -> None:
     co_trained(tmp_path)
-    evaluated(tmp_path, "medqa", maporl_team=0.75, sft_agent=0.5)
-    evaluated(tmp_path, "medxpertqa", maporl_team=0.125, sft_agent=0.25)
+    evaluated(tmp_path, "medqa", maporl_team=0.75, one_agent_with_evidence=0.5)
+    evaluated(tmp_path, "medxpertqa", maporl_team=0.125, one_agent_with_evidence=0.25)
     last = {"train:accuracy": 7.5, "collaboration:score": 7.6, "medical:relevance": 7.7, "safety:score": 7.8}
     assert figures(tmp_path, "medqa") == pytest.approx({**last, "eval:accuracy": 0.75, "collaboration:bonus": 0.25})
     assert figures(tmp_path) == pytest.approx({**last, "eval:accuracy": 0.125, "collaboration:bonus": -0.125})
@@ -61,7 +61,7 @@ def test_what_was_not_measured_is_left_out(tmp_path: Path) -> None:
     assert set(figures(tmp_path)) == {"train:accuracy"}
     evaluated(tmp_path, "medxpertqa", maporl_team=0.5)
     assert set(figures(tmp_path)) == {"train:accuracy", "eval:accuracy"}
-    evaluated(tmp_path, "medxpertqa", sft_agent=0.5)
+    evaluated(tmp_path, "medxpertqa", one_agent_with_evidence=0.5)
     assert set(figures(tmp_path)) == {"train:accuracy"}
     evaluated(tmp_path, "medxpertqa", maporl_team=0.5)
     finish(tmp_path / "evaluation" / "medxpertqa", of_team="another team")
@@ -76,7 +76,7 @@ def test_a_benchmark_that_could_not_be_had_gives_no_figure(tmp_path: Path) -> No
 
 
 def test_the_table_says_what_each_figure_is_and_what_is_missing(tmp_path: Path) -> None:
-    evaluated(tmp_path, "medxpertqa", maporl_team=0.5, sft_agent=0.25)
+    evaluated(tmp_path, "medxpertqa", maporl_team=0.5, one_agent_with_evidence=0.25)
     found = of_folders(None, tmp_path / "evaluation" / "medxpertqa")
     assert [row["figure"] for row in table(found)] == ["eval:accuracy", "collaboration:bonus"]
     text = markdown(found)

@@ -4,6 +4,7 @@ import pytest
 
 from medpipe import store
 from medpipe.evaluation import leaderboard
+from medpipe.evaluation.benchmarks import BENCHMARKS
 from medpipe.job import scoped
 from medpipe_tests.evaluation.folders import Run, benchmark, unreachable
 
@@ -24,7 +25,7 @@ def test_rows_differences_and_what_was_not_run(run):
     benchmark(run, "synthetic_heldout")
     unreachable(run, "medxpertqa", "no network, and no such file in the mirror folder")
     board, outcome = board_of(run)
-    assert [row["system"] for row in board["rows"]] == ["base_agent", "sft_agent", "sft_team", "maporl_team"]
+    assert [row["system"] for row in board["rows"]] == ["retrieval_alone", "one_agent_with_evidence", "sft_team", "maporl_team"]
     row = board["rows"][0]
     assert (
         row["chance"] == 0.1
@@ -35,7 +36,7 @@ def test_rows_differences_and_what_was_not_run(run):
     )
     reasons = {row["benchmark"]: row["reason"] for row in board["not_run"]}
     assert reasons["medxpertqa"] == "no network, and no such file in the mirror folder"
-    assert reasons["medqa"] == "it was not materialised in this run" and len(reasons) == 7
+    assert reasons["medqa"] == "it was not materialised in this run" and len(reasons) == len(BENCHMARKS) - 1
     assert outcome.metadata["benchmarks_run"] == 1 and "no network" in outcome.metadata["not_run"]
     assert any("not run: MedQA" in line for line in run.log.lines)
     assert "not medical advice" in board["notice"]
@@ -49,12 +50,14 @@ def test_files_are_written_and_the_plot_is_a_png_with_alternative_text(run):
     table = (folder / "leaderboard.md").read_text()
     assert table == outcome.metadata["leaderboard"]["markdown"]
     assert "MAPoRL team of four − SFT team of four" in table and "Not run: PubMedQA" in table and "95% interval" in table
-    assert len({line.count("|") for line in table.splitlines() if line.startswith("| MedQA") and "−" not in line}) == 1
+    assert len({line.count("|") for line in table.splitlines() if "(accuracy)" in line}) == 1
+    head, _, scores = table.partition("| benchmark | system |")
+    assert head.startswith("No gain of the co-trained team") and "team − best baseline" in head and "MAPoRL team of four" in scores
 
 
 def test_with_no_benchmark_at_all_it_says_so(run, capsys):
     board, outcome = board_of(run)
-    assert board["rows"] == [] and len(board["not_run"]) == 8 and outcome.metadata["benchmarks_run"] == 0
+    assert board["rows"] == [] and len(board["not_run"]) == len(BENCHMARKS) and outcome.metadata["benchmarks_run"] == 0
     leaderboard.print_table(board)
     assert "No benchmark was run." in capsys.readouterr().out
 
@@ -79,7 +82,42 @@ def test_a_clear_gain_and_a_clear_loss_are_said(run):
     board, _ = board_of(run)
     said = {(row["benchmark"], row["a"], row["b"]): row["verdict"] for row in board["differences"]}
     assert said["medqa", "maporl_team", "sft_team"] == "gain shown"
-    assert said["pubmedqa", "sft_team", "base_agent"] == "loss shown"
+    assert said["pubmedqa", "maporl_team", "retrieval_alone"] == "loss shown"
+
+
+@pytest.mark.parametrize(
+    ("shares", "best", "says"),
+    [
+        ((0.95, 0.2, 0.1, 0.6), "retrieval_alone", "a gain over the best baseline on 0 and a loss on 1 of 1 benchmark compared"),
+        ((0.1, 0.95, 0.2, 0.6), "one_agent_with_evidence", "a gain over the best baseline on 0 and a loss on 1 of 1 benchmark compared"),
+        ((0.2, 0.1, 0.6, 0.95), "sft_team", "a gain over the best baseline on 1 and a loss on 0 of 1 benchmark compared"),
+        ((0.1, 0.1, 0.6, 0.6), "sft_team", "No gain of the co-trained team (MAPoRL) over the best baseline was shown"),
+    ],
+)  # fmt: skip
+def test_the_team_is_compared_with_the_best_baseline_and_not_with_the_weakest(run, shares, best, says):
+    benchmark(run, "medqa", n=60, shares=shares)
+    board, outcome = board_of(run)
+    (one,) = leaderboard.learned(board)
+    assert one["best"]["system"] == best == one["difference"]["b"] and one["difference"]["a"] == "maporl_team"
+    assert one["best"]["mean"] == max(row["mean"] for row in one["baselines"].values() if row)
+    assert one["baselines"]["one_agent_rl"] is None  # not asked, and said so
+    sentence, _ = leaderboard.headline_of(board)
+    assert says in sentence and f"the best baseline ({one['best']['label']}) {100 * one['best']['mean']:.0f}%" in sentence
+    assert (
+        f"**{one['best']['mean']:.3f}**" in outcome.metadata["leaderboard"]["markdown"]
+        and "not asked" in outcome.metadata["leaderboard"]["markdown"]
+    )
+
+
+def test_without_the_team_or_without_a_baseline_nothing_is_invented(run):
+    benchmark(run, "medqa", missing=("maporl_team",))
+    benchmark(run, "pubmedqa", missing=("retrieval_alone", "one_agent_with_evidence", "sft_team"))
+    board, _ = board_of(run)
+    first, second = leaderboard.learned(board)
+    assert (first["team"], first["difference"]) == (None, None) and first["best"] is not None
+    assert (second["best"], second["difference"]) == (None, None) and second["team"] is not None
+    assert "was not compared with a baseline" in leaderboard.headline_of(board)[0]
+    leaderboard.print_table(board)
 
 
 def test_a_pipe_or_a_tag_in_a_reason_breaks_nothing(run, capsys):
@@ -99,3 +137,4 @@ def test_the_terminal_table_shows_scores_and_verdicts(run, capsys, monkeypatch):
     row = next(row for row in board["rows"] if row["system"] == "maporl_team")
     assert f"{row['mean']:.3f}" in shown and f"{row['low']:.3f} to {row['high']:.3f}" in shown
     assert "no gain shown" in shown and "not run: MedQA" in shown and "not medical advice" in shown
+    assert shown.index("best baseline") < shown.index("What was learned") < shown.index("All systems")

@@ -31,12 +31,12 @@ def names(written):
 
 def test_each_picture_is_a_png_below_the_folder_and_told_in_words(drawn):
     rows, folder, written = drawn
-    assert names(written) == ["reward", "value", "drift", "messages", "answers"] and without_numbers(rows) == []
+    assert names(written) == ["reward", "value", "drift", "samples", "messages", "answers"] and without_numbers(rows) == []
     for plot in written:
         assert set(plot) == {"image", "alt"} and plot["image"].startswith("plots/")
         head = (folder / plot["image"]).read_bytes()[:24]
         assert head.startswith(b"\x89PNG\r\n\x1a\n") and struct.unpack(">I", head[16:20]) == (1400,)
-    assert len(list((folder / "plots").iterdir())) == 5  # nothing temporary is left
+    assert len(list((folder / "plots").iterdir())) == 6  # nothing temporary is left
 
 
 def test_the_words_hold_every_lines_first_and_last_number(drawn):
@@ -56,11 +56,17 @@ def test_the_words_hold_every_lines_first_and_last_number(drawn):
 
 def test_without_choice_questions_no_changes_are_drawn_and_they_are_named(tmp_path):
     rows = metrics(4, changes=False)
-    assert names(write_team_plots(rows, tmp_path)) == ["reward", "value", "drift", "messages"]
+    assert names(write_team_plots(rows, tmp_path)) == ["reward", "value", "drift", "samples", "messages"]
     assert not (tmp_path / "plots" / "answers.png").exists()
     named = without_numbers(rows)
-    assert [text.partition(" (")[0] for text in named] == ["Right answers", "Wrong → right", "Right → wrong"]
+    assert [text.partition(" (")[0] for text in named] == ["Right answers", "Wrong → right", "Right → wrong", "Copies the planner"]
     assert "wrong_to_right/planner" in named[1]
+
+
+def test_a_number_that_only_some_iterations_have_is_drawn_from_those(tmp_path):
+    rows = [{"step": step, **({"kl/planner": 0.01 * step} if step in (1, 11) else {})} for step in range(1, 13)]
+    (drift,) = write_team_plots(rows, tmp_path)
+    assert "planner 0.01 to 0.11" in drift["alt"]
 
 
 def test_a_panel_without_numbers_leaves_the_others_their_place(tmp_path):

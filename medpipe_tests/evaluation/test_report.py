@@ -85,7 +85,7 @@ def test_the_page_is_well_formed_and_every_section_is_reached_from_the_contents(
     assert len(ids) == len(set(ids))
     targets = [href.removeprefix("#") for href in run.page.attributes("href")]
     assert set(targets) <= set(ids)
-    assert {"not-run", "leaderboard", "data", "training", "co-training", "transcripts", "models", "reproduce"} <= set(targets)
+    assert {"learned", "not-run", "leaderboard", "data", "training", "co-training", "transcripts", "models", "reproduce"} <= set(targets)
     assert {label for tag, attrs in run.page.tags if (label := attrs.get("aria-labelledby"))} <= set(ids)
     levels = [level for level, _ in run.page.headings]
     assert levels[0] == 1 and levels.count(1) == 1 and all(below - above <= 1 for above, below in pairwise(levels))
@@ -101,7 +101,7 @@ def test_every_table_has_a_caption_and_scoped_headers(run):
 
 def test_pictures_are_inside_the_page_and_have_alternative_texts(run):
     images = [attrs for tag, attrs in run.page.tags if tag == "img"]
-    assert len(images) == 8 and all(image["alt"].strip() and image["src"].startswith("data:image/png;base64,") for image in images)
+    assert len(images) == 9 and all(image["alt"].strip() and image["src"].startswith("data:image/png;base64,") for image in images)
     assert any("planner 3.15 to 1.40" in image["alt"] for image in images)
     assert any("over 6 iterations, first to last. Team reward, reward (0 to 1): team 0.32 to 0.42." in image["alt"] for image in images)
 
@@ -115,11 +115,39 @@ def test_nothing_is_loaded_from_outside(run):
     assert "default-src 'none'" in run.page.attributes("content")[1]
 
 
+def test_the_page_opens_with_what_was_learned_and_folds_what_was_not_run(run):
+    sections = [attrs["id"] for tag, attrs in run.page.tags if tag == "section"]
+    assert sections[0] == "learned" and sections[-1] == "not-run"
+    text = run.page.text.partition("What was learned The co-trained team")[2].partition("Leaderboard Each system")[0]
+    board = store.read_json(run.inputs["evaluation/leaderboard"] / "leaderboard.json")
+    for one in leaderboard.learned(board):
+        assert f"{one['title']} {one['metric']}, n = {one['n']} {one['chance']:.3f} {one['team']['mean']:.3f}" in text
+        assert f"{one['best']['mean']:.3f} best" in text and one["difference"]["verdict"] in text
+        assert f"{one['difference']['mean']:+.3f}".replace("-", "−") in text
+    folded = run.html.partition('<section id="not-run"')[2]
+    assert "<details><summary>" in folded and folded.index("<details>") < folded.index("the hub did not answer") < folded.index(
+        "</details>"
+    )
+
+
+def test_calibration_is_told_where_options_were_scored_and_nowhere_else(run, tmp_path):
+    assert "Calibration error" not in run.page.text
+    made = Run(tmp_path)
+    whole(made)
+    benchmark(made, "medqa")
+    path = made.inputs["evaluation/medqa"] / "summary.json"
+    summary = store.read_json(path)
+    summary["systems"]["sft_team"]["ece"] = 0.1234
+    store.write_json(path, summary)
+    _, page, _ = render(made)
+    assert "Calibration error" in page.text and "0.123" in page.text and page.open == []
+
+
 def test_what_was_not_run_stands_with_its_reason(run):
     text = run.page.text
     assert "Source medtext : the hub did not answer" in text and f"{BENCHMARKS['pubmedqa'].title} : no network here" in text
     assert f"{BENCHMARKS['medqa'].title} : it was not materialised in this run" in text
-    assert "6 of 8 benchmarks were not run" in text
+    assert "8 of 10 benchmarks were not run" in text
     assert "Decontamination MedMCQA : the corpus was not compared with it: no such file" in text and "Decontamination MedQA" not in text
 
 
@@ -127,7 +155,7 @@ def test_the_headline_is_made_from_the_numbers_and_says_no_gain(run):
     row = next(
         row for row in store.read_json(run.inputs["evaluation/leaderboard"] / "leaderboard.json")["rows"] if row["system"] == "maporl_team"
     )
-    assert "No gain of co-training (MAPoRL) over the SFT team was shown on any of the 2 benchmarks compared" in run.page.text
+    assert "No gain of the co-trained team (MAPoRL) over the best baseline was shown on any of the 2 benchmarks compared" in run.page.text
     assert f"answered {100 * row['mean']:.0f}% of 16 questions right (95% interval {100 * row['low']:.0f}% to" in run.page.text
     assert "guessing gives 10%" in run.page.text and "only large effects can show" in run.page.text
 
@@ -146,7 +174,7 @@ def test_numbers_of_data_training_and_leaderboard_are_shown(run):
     ):
         assert shown in run.page.text, shown
     assert "answer too long" not in run.page.text  # a drop reason that met no row
-    assert "all 702 80 15,631" in run.page.text  # training, validation, and the rest held out
+    assert "all 702 60 80 15,571" in run.page.text  # training, co-training, validation, and the rest held out
 
 
 def test_each_benchmark_that_ran_has_one_whole_transcript(run):
@@ -157,11 +185,11 @@ def test_each_benchmark_that_ran_has_one_whole_transcript(run):
         assert text.count(f"The {role} says") == 4  # two rounds on two benchmarks
     assert "malformed: several answers" in text and "(reference answer)" in text
     assert "round 1" in text and "round 2" in text and "round 0" not in text
-    assert "Reference: B) finding B" in text and "similarity to the reference 0.63" in text
+    assert "Reference: finding B (B)" in text and "similarity to the reference 0.63" in text
     rows = items.read(run.inputs["evaluation/medxpertqa"])
     scored = next(item for item in rows if item["system"] == "maporl_team" and item["id"] == "medxpertqa-1")
     assert scored["prediction"] == "C"  # although the last message says B: what was scored is shown
-    assert "Answer that was scored: C) finding C" in text and "Outcome: wrong" in text
+    assert "Answer that was scored: finding C (C)" in text and "Outcome: wrong" in text
 
 
 def test_safety_what_each_role_is_worth_and_kinds_of_questions_are_tables(run):
@@ -177,7 +205,7 @@ def test_the_safety_table_shows_each_system_by_category(tmp_path):
     made = Run(tmp_path)
     benchmark(made, "safety")
     table = tables.safety(tables.summaries(made.inputs))
-    assert table["systems"] == ["base model, one agent", "fine-tuned, one agent", "SFT team of four", "MAPoRL team of four"]
+    assert table["systems"] == ["retrieval alone, no model", "fine-tuned, one agent", "SFT team of four", "MAPoRL team of four"]
     first = table["rows"][0]
     assert (first["kind"], first["n"], len(first["shares"])) == ("heart", 8, 4)
 
@@ -197,6 +225,7 @@ def test_co_training_shows_each_roles_numbers_and_says_what_they_do_not_show(run
     assert "mean of the first 2 and of the last 2 of 6 iterations: 0.330 and 0.410; it ended 0.080 higher. Few iterations" in text
     assert f"Against the SFT team on held-out questions: {BENCHMARKS['medxpertqa'].title}: no gain shown" in text
     assert "What can't be shown" not in text
+    assert "those after iteration 4; they answered 0.750 of 24 held-back training-side questions" in text
 
 
 def test_episodes_before_and_after_tell_who_changed_whose_mind(run):
@@ -205,7 +234,7 @@ def test_episodes_before_and_after_tell_who_changed_whose_mind(run):
         "researcher round 1 answer B, ✓ right V 0.35", "analyst round 2 malformed: no answer V 0.00",
         "reporter round 2 answer C, ✗ wrong V 0.55",
         "researcher, round 2: B → A, after the planner said A: right → wrong",
-        "reporter, round 2: A → C, of its own: nothing that it had just read said C: wrong → wrong",
+        "reporter, round 2: A → C, of its own: nobody else had said C: wrong → wrong",
         "planner, round 2: A → B, after the reporter said B in round 1: wrong → right",
         "The team's answer before co-training: C, ✗ wrong", "The team's answer after co-training: B, ✓ right",
         "Example 2, free text", "Reference: Rest, fluids and review by a clinician.", "Taken from: local index",
@@ -236,7 +265,7 @@ def test_the_copy_in_outputs_is_the_same_page(run):
     assert not list((run.root / "outputs").glob(".*.tmp"))
     images = [value for value in run.outcome.metadata.values() if isinstance(value, dict) and "image" in value]
     folder = run.root / "outputs" / "release" / "report"
-    assert len(images) == 6 and all((folder / image["image"]).is_file() and image["alt"] for image in images)
+    assert len(images) == 7 and all((folder / image["image"]).is_file() and image["alt"] for image in images)
 
 
 def test_a_run_without_any_benchmark_still_gives_a_page_that_says_so(tmp_path):
@@ -258,11 +287,11 @@ def test_a_clear_gain_is_said_and_a_missing_team_is_not_invented(tmp_path):
     benchmark(made, "pubmedqa", n=60, missing=("maporl_team",))
     made.job("evaluation/leaderboard", leaderboard.run)
     board = store.read_json(made.inputs["evaluation/leaderboard"] / "leaderboard.json")
-    sentence, _ = leaderboard.headline_of(board, 0.95)
-    assert "a gain over the SFT team on 1 and a loss on 0 of 1 benchmark compared" in sentence and "on MedQA" in sentence
+    sentence, _ = leaderboard.headline_of(board)
+    assert "a gain over the best baseline on 1 and a loss on 0 of 1 benchmark compared" in sentence and "on MedQA" in sentence
     board["rows"] = [row for row in board["rows"] if row["benchmark"] == "pubmedqa"]
     board["differences"] = [row for row in board["differences"] if row["benchmark"] == "pubmedqa"]
-    sentence, _ = leaderboard.headline_of(board, 0.95)
+    sentence, _ = leaderboard.headline_of(board)
     assert "was not compared" in sentence and "the SFT team of four answered" in sentence
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from medpipe.answers import question_lines
 from medpipe.corpus.sources import SOURCES
 from medpipe.errors import MedpipeError
 from medpipe.evaluation import safety_set
 from medpipe.evaluation.safety_set import CATEGORIES, Grade, SafetyItem, as_question, grade, load, summarise
 from medpipe.rewards.text import content, tokens
-from medpipe.roles import prompt_for
 
 FOLDER = Path(__file__).parents[2] / "data" / "safety"
 ITEMS = {item.id: item for item in load(FOLDER)}
@@ -299,7 +299,7 @@ def test_the_team_is_asked_the_question_and_nothing_else():
     for item in ITEMS.values():
         row = as_question(item)
         assert not row.is_choice and row.source == "safety" and row.id == f"safety-{item.id}"
-        shown = " ".join(message["content"] for message in prompt_for("planner", row, (), ()))
+        shown = question_lines(row)
         assert item.question in shown and item.why not in shown and item.id not in shown
 
 

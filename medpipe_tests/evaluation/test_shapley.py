@@ -8,7 +8,7 @@ import pytest
 
 from medpipe.errors import MedpipeError
 from medpipe.evaluation.shapley import coalitions, shapley, shapley_intervals
-from medpipe.roles import ROLES
+from medpipe.schema import ROLES
 
 EMPTY = frozenset[str]()
 

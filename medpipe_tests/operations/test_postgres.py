@@ -24,7 +24,10 @@ from medpipe_tests.operations.processes import BIN, DEADLINE, ROOT, dagster_of, 
 
 CONFIG = "deploy/dagster-postgres.yaml"
 MATERIALIZE = [sys.executable, "-m", "dagster", "asset", "materialize", "-m", "medpipe.definitions", "--select", "*"]
-DATA = "sources/synthetic,sources/custom,sources/medquad,sources/medtext,sources/benchmarks,corpus/clean,splits/train,splits/validation"
+DATA = (
+    "sources/synthetic,sources/custom,sources/medquad,sources/medquad_questions,sources/medtext,sources/phenotypes,sources/benchmarks,"
+    "corpus/clean,splits/train,splits/validation"
+)
 
 
 def read(name: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import yaml
 
+from medpipe.answers import answer_text
 from medpipe.rewards.attacks import Case
 from medpipe.roles import sentences
 from medpipe.schema import QAExample
@@ -17,7 +18,8 @@ def _read(kind: str) -> tuple[Case, ...]:
     rows = yaml.safe_load(Path(__file__).with_name("cases.yaml").read_text(encoding="utf-8"))[kind]
     cases = [(row.pop("honest"), QAExample(source="test", **row)) for row in rows]
     return tuple(
-        Case(row, f"{honest}\nAnswer: {row.answer}", kind="choice") if row.is_choice else Case(row, honest) for honest, row in cases
+        Case(row, f"{honest} {answer_text(row, row.answer)}", kind="choice") if row.is_choice else Case(row, honest)
+        for honest, row in cases
     )
 
 

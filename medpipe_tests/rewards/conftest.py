@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import pytest
 
+from medpipe.answers import parse_answer
 from medpipe.config import Rewards
 from medpipe.rewards.compose import Breakdown, MedicalReward, Message
 from medpipe.rewards.relevance import Lexicon
 from medpipe.rewards.similarity import Similarity
 from medpipe.schema import Role
-from medpipe.team.parsing import parse_answer
 from medpipe_tests.rewards.cases import CHOICE, ORIGINAL, Case, bundled, extra_terms
 
 Score = Callable[..., Breakdown]
@@ -46,5 +46,5 @@ def score(reward: MedicalReward) -> Score:
 
 
 def message(case: Case, text: str, said=(), evidence=(), role: Role = "reporter") -> Message:
-    answer = parse_answer(text, len(case.row.options)) if case.row.options else None
+    answer = parse_answer(text, case.row.options) if case.row.is_choice else None
     return Message(case.row, text, tuple(said), tuple(evidence), answer, role)

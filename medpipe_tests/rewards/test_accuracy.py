@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from medpipe.answers import parse_answer
 from medpipe.rewards.accuracy import PIECE, choice_accuracy, comparisons, pieces, text_accuracy, unsettled
 from medpipe.rewards.similarity import Similarity
 from medpipe_tests.rewards.cases import CHOICE, ORIGINAL
@@ -29,24 +30,36 @@ def test_text_behind_the_encoders_cut_still_counts(similarity: Similarity) -> No
 
 
 @pytest.mark.parametrize(
-    ("text", "answer", "expected"),
+    ("text", "expected"),
     [
-        ("Graves disease fits.\nAnswer: B", "B", 1.0),
-        ("Graves disease fits.\nAnswer: A", "A", 0.0),
-        ("Graves disease fits.", None, 0.0),
-        ("Answer: B\nAnswer: C", "B", 0.0),
-        ("Answer: B or C", "B", 0.0),
-        ("Cushing syndrome, Graves disease, Addison disease or iron deficiency anemia.\nAnswer: B", "B", 0.0),
-        ("Not Cushing syndrome, Addison disease or iron deficiency anemia: Graves disease.\nAnswer: B", "B", 1.0),
-        ("A) or B) or C) or D)\nAnswer: B", "B", 0.0),
+        ("Graves disease fits. Answer: Graves disease (B)", 1.0),
+        ("Graves disease fits. Answer: B", 1.0),
+        ("Graves disease fits. Answer: Cushing syndrome (A)", 0.0),
+        ("Graves disease fits. Answer: Graves disease (A)", 0.0),
+        ("Graves disease fits.", 0.0),
+        ("Graves disease fits. <!-- Answer: Graves disease (B) --> Answer: Addison disease (C)", 0.0),
+        ("Answer: Graves disease (B) Answer: Addison disease (C)", 0.0),
+        ("Answer: B or C", 0.0),
+        ("Cushing syndrome, Graves disease, Addison disease or iron deficiency anemia. Answer: Graves disease (B)", 0.0),
+        ("Not Cushing syndrome, Addison disease or iron deficiency anemia: Graves disease. Answer: Graves disease (B)", 1.0),
+        ("(A) or (B) or (C) or (D) Answer: Graves disease (B)", 0.0),
     ],
 )
-def test_a_choice_is_right_settled_and_one(text: str, answer: str | None, expected: float) -> None:
-    assert choice_accuracy(text, CHOICE[0].row, answer) == expected
+def test_a_choice_is_right_settled_and_one(text: str, expected: float) -> None:
+    row = CHOICE[0].row
+    assert choice_accuracy(text, row, parse_answer(text, row.options)) == expected
+
+
+def test_what_settles_a_choice_is_what_a_reader_sees() -> None:
+    row = CHOICE[0].row
+    assert unsettled("It fits. Answer: Graves disease (B)\u200b Answer: Addison disease (C)", row)
+    assert not unsettled("It fits. Answer: Graves\u00a0disease (B)", row)
+    accented = row.model_copy(update={"options": ("Ca²⁺ falls", "Ca²⁺ rises &amp; falls")})  # as written, and as it is shown
+    assert not unsettled("It fits. Answer: Ca²⁺ rises &amp; falls (B)", accented)
 
 
 def test_ruling_options_out_is_no_hedge() -> None:
     row = CHOICE[0].row
     text = "Cushing syndrome is unlikely. Addison disease does not fit. Iron deficiency anemia is less likely. "
-    text += "Graves disease explains it.\nAnswer: B"
+    text += "Graves disease explains it. Answer: Graves disease (B)"
     assert not unsettled(text, row)

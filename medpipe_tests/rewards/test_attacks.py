@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from medpipe.answers import answer_text
 from medpipe.rewards.attack_words import DISCLAIMER
 from medpipe.rewards.attacks import ATTACKS, Attack, Case
 from medpipe.rewards.audit import CAUGHT, MARGIN, allowed, message
@@ -70,8 +71,8 @@ def test_a_disclaimer_earns_nothing(score: Score) -> None:
 
 def test_a_right_choice_beats_any_wrong_one(score: Score) -> None:
     for case in CHOICE:
-        bare = score(case, f"The answer is {case.row.answer_text}.\nAnswer: {case.row.answer}").total
-        wrong = score(case, BY_NAME["choice: wrong letter"].apply(case, 0).text).total
+        bare = score(case, f"The answer is {case.row.answer_text}. {answer_text(case.row, case.row.answer)}").total
+        wrong = score(case, BY_NAME["choice: wrong answer"].apply(case, 0).text).total
         assert wrong < 0.15 < 0.5 < bare
 
 

@@ -12,7 +12,6 @@ import pytest
 from medpipe import store
 from medpipe.config import Rewards, Settings
 from medpipe.errors import MedpipeError
-from medpipe.rewards.accuracy import settled
 from medpipe.rewards.attacks import ATTACKS, Case
 from medpipe.rewards.audit import Audit, Played, Reworded, allowed, audit, checks, markdown, message, run
 from medpipe.rewards.compose import COMPONENTS, MedicalReward
@@ -22,7 +21,6 @@ from medpipe.rewards.paraphrases import PARAPHRASES
 from medpipe.rewards.relevance import Lexicon
 from medpipe.rewards.similarity import Similarity
 from medpipe.schema import QAExample
-from medpipe.team.parsing import parse_answer
 from medpipe_tests.rewards.cases import CHOICE, ORIGINAL
 
 ROWS = [case.row for case in (*ORIGINAL, *CHOICE)]
@@ -102,12 +100,6 @@ def test_honest_messages_do_not_depend_on_the_order_of_rows() -> None:
     assert honest_cases(ROWS, 5, 3) == honest_cases(ROWS[::-1], 5, 3)
     assert {case.kind for case in honest_cases(ROWS, 6, 0)} == {"answer", "team", "cited", "choice"}
     assert len(honest_cases([case.row for case in CHOICE], 10, 0)) == len(CHOICE)
-
-
-def test_letters_are_read_as_the_team_reads_them() -> None:
-    texts = [attack.apply(case, 0).text for attack in ATTACKS if attack.kind == "choice" for case in CHOICE]
-    for text in [*texts, "Answer: A fever", "Answer: (C)", "answer: d", "Answer: I'm not sure", "Answer: Q", "Answer: B\nAnswer: B"]:
-        assert settled(text, 4) == parse_answer(text, 4)
 
 
 def test_rows_without_an_honest_answer_say_so(lexicon: Lexicon, similarity: Similarity) -> None:

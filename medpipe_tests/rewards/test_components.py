@@ -74,7 +74,7 @@ def test_evidence_is_neutral_only_where_there_was_nothing_to_cite() -> None:
     assert evidence("She is tired.", "low ferritin iron stores", ()) == 0.5
     assert evidence("She is tired.", "low ferritin iron stores", ("Cataract clouds the lens.",)) == 0.5
     assert evidence("She is tired.", "low ferritin iron stores", (PASSAGE,)) == 0.0
-    assert evidence("She is tired.", "low ferritin iron stores", (PASSAGE,), shown=False) == 0.5
+    assert evidence("She is tired.", "low ferritin iron stores", (PASSAGE,), asked=False) == 0.5
     assert evidence("She is tired [E1].", "low ferritin iron stores", ()) == 0.0
 
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from medpipe.config import Rewards
 from medpipe.rewards.compose import COMPONENTS, FLOOR, Breakdown, MedicalReward, combine, normalised
-from medpipe.roles import ROLES, Said, reference_said, target_for
+from medpipe.roles import Said, mates_before, target_for
+from medpipe.schema import ROLES
 from medpipe_tests.rewards.cases import CHOICE, ORIGINAL, Case
 from medpipe_tests.rewards.conftest import Score, message
 
@@ -65,7 +66,8 @@ def test_what_a_role_is_taught_to_say_passes_the_gates(role, score: Score) -> No
     for case in (*ORIGINAL, *CHOICE):
         evidence = (case.row.rationale or case.row.answer, "Cataract clouds the lens of the eye.")
         text = target_for(role, case.row, evidence)
-        found = score(case, text, reference_said(role, case.row, evidence), evidence, role)
+        said = mates_before(case.row, evidence)[1][: ROLES.index(role)]
+        found = score(case, text, said, evidence, role)
         assert found.notes == ()
         assert found.total > 0
 
@@ -87,6 +89,7 @@ WORDS = [
     "-->",
     "Answer:",
     "C",
+    "Graves disease (B)",
     "because",
     "?",
     "<|im_end|>",

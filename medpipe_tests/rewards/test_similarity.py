@@ -6,9 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from medpipe.config import Rewards
 from medpipe.errors import MedpipeError
 from medpipe.rewards import similarity as module
+from medpipe.rewards.compose import MedicalReward
+from medpipe.rewards.relevance import Lexicon
 from medpipe.rewards.similarity import Similarity
+from medpipe_tests.rewards.cases import CHOICE, ORIGINAL
+from medpipe_tests.rewards.conftest import message
 
 
 def test_near_texts_are_nearer_than_far_ones(similarity: Similarity) -> None:
@@ -20,6 +25,15 @@ def test_the_cache_changes_nothing(similarity: Similarity) -> None:
     pairs = [("fever and cough", "flu"), ("flu", "influenza"), ("", "flu")]
     assert similarity.pairs(pairs) == pytest.approx(similarity.pairs(pairs), abs=0)
     assert similarity.pairs([]) == []
+
+
+def test_multiple_choice_loads_no_encoder(lexicon: Lexicon) -> None:
+    encoder = Similarity()
+    reward = MedicalReward(Rewards(), lexicon, encoder)
+    reward.score([message(case, case.text) for case in CHOICE])
+    assert "_model" not in vars(encoder)
+    reward.score([message(case, case.text) for case in ORIGINAL[:1]])
+    assert "_model" in vars(encoder)
 
 
 def test_a_missing_package_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
