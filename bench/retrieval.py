@@ -3,7 +3,8 @@
     python bench/retrieval.py [--per-condition 14] [--seed 0] [--json]
 
 On the bundled ten-option questions, with the index that splits/train would hold: BM25 alone, MiniLM alone, and both fused, for
-held-out, fine-tuning and co-training questions. CPU seconds of this process, for the index (with the encoder's start) and for the questions.
+held-out, fine-tuning and co-training questions. CPU seconds of this process, for the index (with the encoder's start) and for
+the questions.
 """
 
 from __future__ import annotations

@@ -5,7 +5,11 @@ The graph is in `medpipe/definitions.py`; the settings are in `medpipe/config.py
 Research software: nothing here is medical advice.
 """
 
+import logging
 from typing import Any
+
+# bitsandbytes, which peft imports, warns of a kernel that it would download from a hub: the one that it has is used.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 NOTICE = "Research software. Not a medical device and not medical advice: answers come from small language models and can be wrong."
 

@@ -171,6 +171,7 @@ class Evaluation(Frozen):
     scoring: Literal["generate", "text"] = "generate"  # of options: the one that the message names, or the likeliest by its words
     coalitions: NonNegativeInt = 0  # questions that every part of the team answers, for each role's Shapley value
     max_questions: PositiveInt = 500  # per benchmark, chosen by seed
+    limits: dict[BenchmarkName, PositiveInt] = Field(default={})  # another number for some benchmarks
     batch_size: PositiveInt = 16  # episodes at once
     bootstrap: PositiveInt = 2000  # resamples
     confidence: float = Field(default=0.95, gt=0.5, lt=1.0)

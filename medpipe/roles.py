@@ -12,7 +12,7 @@ from the corpus' own structure:
 
 On multiple choice every message ends with the answer believed now, `Answer: asthma (B)`. What the mates said before a role's
 turn is right in part of the rows only, and always names the same wrong option where it is not: a role that reads right answers
-throughout learns to copy, not to judge. docs/roles.md shows an example of each (`python -m medpipe.training.lessons` prints it).
+throughout learns to copy, not to judge. docs/roles.md shows two transcripts (`python -m medpipe.training.roles_page` prints them).
 What this leaves out: retrieval (medpipe/corpus/evidence.py) and tokens (medpipe/team/transcript.py).
 """
 
@@ -144,9 +144,9 @@ def mates_before(question: QAExample, evidence: Sequence[str]) -> tuple[list[Sai
     def a_round() -> list[str]:
         return [question.answer if draw.random() < RIGHT[role] else wrong for role in ROLES]
 
-    this, earlier = a_round(), a_round()
-    has_earlier = draw.random() < PREVIOUS_SHARE
-    earlier[draw.randrange(2)], earlier[2 + draw.randrange(2)] = question.answer, wrong  # two against two: no agreement
+    this, has_earlier = a_round(), draw.random() < PREVIOUS_SHARE
+    right = {draw.randrange(2), 2 + draw.randrange(2)}  # two against two: no agreement
+    earlier = [question.answer if place in right else wrong for place in range(len(ROLES))]
 
     def said(letters: Sequence[str]) -> list[Said]:
         return [Said(role, _choice_message(role, question, letter, evidence)) for role, letter in zip(ROLES, letters, strict=True)]
@@ -168,10 +168,7 @@ def _choice_plan(question: QAExample, option: str, number: int, evidence: Sequen
 
 
 def _choice_research(question: QAExample, option: str, number: int, evidence: Sequence[str]) -> str:
-    if not number:
-        return "No passage bears on it."
-    shared = _stems(question.question) - _stems(option)
-    return f"[E{number}] says: {_best_words(_untitled(evidence[number - 1]), shared, CHOICE_QUOTE)}."
+    return f"[E{number}] bears on it." if number else "No passage bears on it."
 
 
 def _choice_analysis(question: QAExample, option: str, number: int, evidence: Sequence[str]) -> str:
@@ -186,15 +183,6 @@ def _choice_report(question: QAExample, option: str, number: int, evidence: Sequ
 
 
 _CHOICE = {"planner": _choice_plan, "researcher": _choice_research, "analyst": _choice_analysis, "reporter": _choice_report}
-CHOICE_QUOTE = 5  # words
-
-
-def _best_words(text: str, shared: frozenset[str], most: int) -> str:
-    """The `most` words in a row that hold most of the shared stems."""
-    parts = text.split()
-    score = [bool(_stems(part) & shared) for part in parts]
-    start = max(range(max(1, len(parts) - most + 1)), key=lambda place: (sum(score[place : place + most]), -place))
-    return " ".join(parts[start : start + most]).strip(",;:.")
 
 
 def _title(passage: str) -> str:

@@ -17,6 +17,7 @@ from medpipe.tasks import PACKAGE, TASKS
 
 FLOORS: tuple[tuple[str, ...], ...] = (  # from the ground up; a room is a module or a folder below medpipe/
     ("__init__", "errors", "schema"),
+    ("answers",),
     ("config", "store", "roles", "questions", "kin"),
     ("job",),
     ("tasks", "tracking", "corpus", "models", "rewards", "evaluation/plots"),

@@ -132,7 +132,8 @@ def test_the_same_words_as_a_rollout_of_the_same_adapters_says(outputs: Outputs,
 
 def test_the_bare_base_can_be_asked_in_all_roles(outputs: Outputs) -> None:
     results = consult.consult(outputs.base().settings, TWO, "base")
-    assert list(results["made_from"]) == ["models/base", "splits/train"] and len(results["questions"][0]["messages"]) == 8
+    assert list(results["made_from"]) == ["models/base", "splits/train"]
+    assert [message["role"] for message in results["questions"][0]["messages"]] == list(ROLES)
 
 
 def test_without_the_team_the_four_roles_work_together(outputs: Outputs) -> None:

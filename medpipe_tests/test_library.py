@@ -76,6 +76,7 @@ def test_a_wrong_profile_or_setting_is_told_at_once(wrong: dict[str, Any]) -> No
         ({}, {}, "*models/maporl_team"),
         ({"roles": ["planner", "reporter"]}, {}, "*models/planner,*models/reporter"),
         ({"roles": "analyst"}, {}, "*models/analyst"),
+        ({}, {"training": {"adapter": "lora"}}, "*models/maporl_team"),
         ({"select": "*"}, {}, "*"),
     ],
 )

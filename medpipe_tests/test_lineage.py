@@ -237,8 +237,10 @@ def test_a_copy_is_traced_through_the_outputs(outputs: Outputs, tmp_path: Path) 
     found = trace(str(copy), outputs.folder)
     assert found.key == "models/maporl_team" and found.damaged == ()
     assert len(found.evaluations) == 2 and nodes(found)["splits/train"].rows == 1234
-    shutil.copytree(outputs.folder / "models/analyst", tmp_path / "copy")
-    assert trace(str(tmp_path / "copy"), outputs.folder).key == "models/analyst"
+    outputs.make("models/agent_rl", "splits/train", "models/base", "models/maporl_team", text="lone", task="maporl")
+    for key in ("models/analyst", "models/agent_rl"):  # the lone agent is made by the team's task, and knows the team
+        shutil.copytree(outputs.folder / key, tmp_path / key)
+        assert trace(str(tmp_path / key), outputs.folder).key == key
 
 
 def test_files_that_were_changed_afterwards_are_named(outputs: Outputs) -> None:

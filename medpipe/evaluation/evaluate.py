@@ -46,7 +46,7 @@ def run(job: Job) -> Outcome:
     except SourceUnreachable as error:
         job.report.warn(f"not run: {error}")
         return Outcome(status="unreachable", reason=str(error))
-    questions = benchmarks.choose(rows, settings.max_questions, job.settings.seed)
+    questions = benchmarks.choose(rows, settings.limits.get(name, settings.max_questions), job.settings.seed)
     benchmark = benchmarks.BENCHMARKS[name]
     choice = benchmark.kind == "choice"
     job.report.log(f"{benchmark.title}: {len(questions)} of {len(rows)} questions, {len(settings.systems)} systems, on {job.device}")

@@ -120,26 +120,30 @@ def resolve_precision(device: str, precision: str, folder: Path | None = None) -
     return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
 
 
-def probe_precision(model: Any, tokens: int = 384, tries: int = 3) -> dict[str, Any]:
-    """What a CPU reads faster with: CPU seconds for so many tokens in fp32 and in bf16, the best of some tries each.
+def probe_precision(model: Any, tokens: int = 256, tries: int = 3) -> dict[str, Any]:
+    """What a CPU reads faster with: CPU seconds for so many tokens in fp32 and in bf16, the best of some tries each, by turns.
 
-    bf16 is chosen only where it is FASTER times as fast, so that noise decides nothing.
+    On one thread: several would count the time in which they wait for each other. bf16 is chosen only where it is FASTER times
+    as fast, so that noise decides nothing.
     """
     import torch
 
-    seconds: dict[str, float] = {}
+    found: dict[str, list[float]] = {"fp32": [], "bf16": []}
     ids = torch.arange(tokens)[None] % model.config.vocab_size
-    for name, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
-        model.to(dtype)
-        with torch.inference_mode():
-            model.get_decoder()(input_ids=ids)  # the first pass prepares kernels
-            found = []
-            for _ in range(tries):
-                started = time.process_time()
-                model.get_decoder()(input_ids=ids)
-                found.append(time.process_time() - started)
-        seconds[name] = round(min(found), 4)
-    return {"cpu": "bf16" if seconds["fp32"] >= FASTER * seconds["bf16"] else "fp32", "cpu_seconds": seconds, "tokens": tokens}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with torch.inference_mode():
+        for _ in range(tries):
+            for name, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
+                model.to(dtype)
+                for _ in range(2):  # the first pass after a change prepares kernels
+                    started = time.process_time()
+                    model.get_decoder()(input_ids=ids)
+                    seconds = time.process_time() - started
+                found[name].append(seconds)
+    torch.set_num_threads(threads)
+    best = {name: round(min(times), 4) for name, times in found.items()}
+    return {"cpu": "bf16" if best["fp32"] >= FASTER * best["bf16"] else "fp32", "cpu_seconds": best, "tokens": tokens}
 
 
 def _bits(choice: Model, dtype: torch.dtype) -> Any:

@@ -83,7 +83,8 @@ def fit(
             fitted.metrics.append({name: {"loss": losses[name], "gradient_norm": norms[name], **shared} for name in learners})
             for name in learners:
                 reports[name].metrics(number + 1, fitted.metrics[-1][name])
-                reports[name].progress(number + 1, len(steps), f"loss {losses[name]:.3f}, {tokens / seconds:.0f} tokens/s")
+            told = ", ".join(f"{name} {losses[name]:.2f}" for name in learners)
+            first.progress(number + 1, len(steps), f"loss: {told}; {tokens / seconds:.0f} tokens/s")
             last = number + 1 == len(steps)
             if not last and (asked.is_set() or time.monotonic() - saved >= settings.checkpoint_seconds):
                 _save(checkpoints, model, optimizers, fitted)

@@ -22,12 +22,13 @@ from medpipe.errors import MedpipeError
 from medpipe.job import Job, Outcome
 from medpipe.models import base
 from medpipe.models.adapters import AdapterModel, weights_hash
+from medpipe.models.kv_cache import Reading
 from medpipe.schema import CheckResult, Learner, QAExample, speaker_of
 from medpipe.team.transcript import Frame
 from medpipe.training.fit import Fitted, fit, peak_memory_mib
 from medpipe.training.rows import Lesson, make_lesson, optimizer_steps
 
-VALIDATION_ROWS = 16
+VALIDATION_ROWS = 8
 
 
 def run(jobs: Mapping[str, Job]) -> dict[str, Outcome]:
@@ -49,17 +50,17 @@ def run(jobs: Mapping[str, Job]) -> dict[str, Outcome]:
     rows = make_lessons(chosen, index, learners, frame, job.settings, training=True)
     held_rows = make_lessons(held, index, learners, frame, job.settings)
     steps = optimizer_steps(rows, settings.batch_size * settings.gradient_accumulation, settings.epochs, f"{seed}/sft")
-    for learner in learners:
-        by_learner[learner].report.log(
-            f"{', '.join(learners)}: {len(rows)} rows, {settings.epochs} epochs, {len(steps)} steps, on {job.device}; "
-            f"{len(held_rows)} validation rows"
-        )
+    job.report.log(
+        f"{', '.join(learners)}: {len(rows)} rows, {settings.epochs} epochs, {len(steps)} steps, on {job.device}; "
+        f"{len(held_rows)} validation rows"
+    )
     config = adapter_config(bare, settings, job.settings.model.name)
     model = AdapterModel.with_new(bare, tokenizer, dict.fromkeys(learners, config), settings.adapter == "activated")
     start = {learner: weights_hash(model.parameters(learner)) for learner in learners}
-    before = mean_losses(model, learners, held_rows, settings.batch_size)
+    reading = model.read([lesson.tokens for lesson in held_rows]) if model.activated else None  # the base's: once for both looks
+    before = mean_losses(model, learners, held_rows, reading)
     fitted = fit(model, learners, steps, settings, job.scratch, {learner: own.report for learner, own in by_learner.items()})
-    after = mean_losses(model, learners, held_rows, settings.batch_size)
+    after = mean_losses(model, learners, held_rows, reading)
     frozen = {n.replace("base_layer.", ""): p for n, p in model.base.named_parameters() if "lora_" not in n}
     unchanged = weights_hash(frozen) == base_before
     out = {}
@@ -86,17 +87,20 @@ def make_lessons(
     return [make_lesson(row, passages, learners, frame, settings) for row, passages in zip(rows, evidence, strict=True)]
 
 
-def mean_losses(model: AdapterModel, learners: Sequence[Learner], lessons: Sequence[Lesson], batch: int) -> dict[Learner, float]:
-    """Mean over rows of each learner's loss per token, nats; a row is read once for all of them."""
-    sums = dict.fromkeys(learners, 0.0)
-    for start in range(0, len(lessons), batch):
-        part = lessons[start : start + batch]
-        reading = model.read([lesson.tokens for lesson in part]) if model.activated else None
-        for learner in learners:
-            turns = [lesson.turns[learner] for lesson in part]
-            found = model.sum_logps(learner, turns, batch, reading)
-            sums[learner] -= sum(total / len(turn.completion) for total, turn in zip(found, turns, strict=True))
-    return {learner: total / len(lessons) for learner, total in sums.items()}
+def mean_losses(
+    model: AdapterModel, learners: Sequence[Learner], lessons: Sequence[Lesson], reading: Reading | None
+) -> dict[Learner, float]:  # fmt: skip
+    """Mean over rows of each learner's loss per token, nats.
+
+    Args:
+        reading: of the lessons' tokens, by the bare base; None for whole-sequence adapters, which read for themselves.
+    """
+    out: dict[Learner, float] = {}
+    for learner in learners:
+        turns = [lesson.turns[learner] for lesson in lessons]
+        found = model.sum_logps(learner, turns, VALIDATION_ROWS, reading)
+        out[learner] = -sum(total / len(turn.completion) for total, turn in zip(found, turns, strict=True)) / len(lessons)
+    return out
 
 
 def adapter_config(model: Any, settings: Training, base_name: str) -> Any:

@@ -34,6 +34,7 @@ COMMIT = "0123456789ab"
 KEPT = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "TMPDIR")
 WHERE = {
     "splits/train": "train",
+    "splits/cotrain": "train",
     "rewards/audit": "train",
     "splits/validation": "eval",
     "sources/benchmarks": "eval",

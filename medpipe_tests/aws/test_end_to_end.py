@@ -22,7 +22,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from medpipe import store
-from medpipe.schema import ROLES
+from medpipe.schema import LEARNERS
 from medpipe_tests.aws.conftest import KEYS, REGION, Cloud
 from medpipe_tests.aws.containers import run_request
 from medpipe_tests.aws.sagemaker_server import End, SageMakerServer
@@ -31,7 +31,7 @@ from medpipe_tests.operations.processes import ROOT, dagster_of, environment, wa
 
 pytestmark = pytest.mark.slow
 
-MODELS = ["models/base", *(f"models/{role}" for role in ROLES), "models/maporl_team"]
+MODELS = ["models/base", *(f"models/{learner}" for learner in LEARNERS), "models/maporl_team", "models/agent_rl"]
 FAST = {
     "MEDPIPE_PROFILE": "profile.yaml", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "AWS_REGION": REGION, **KEYS,
 }  # fmt: skip
@@ -56,7 +56,7 @@ def smoke_profile(folder: Path, **aws: Any) -> None:
     import yaml
 
     settings = yaml.safe_load((ROOT / "medpipe" / "profiles" / "smoke.yaml").read_text(encoding="utf-8"))
-    settings["aws"] |= {"launcher": "sagemaker", "poll_seconds": 0.5, "evaluate": False, **aws}
+    settings["aws"] = {"launcher": "sagemaker", "poll_seconds": 0.5, "evaluate": False, **aws}
     settings["evaluation"] |= {"systems": ["sft_team", "maporl_team"], "max_questions": 2, "coalitions": 0, "bootstrap": 50}
     (folder / "profile.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
 

@@ -26,7 +26,7 @@ from medpipe.config import Settings, load_profile
 from medpipe.errors import MedpipeError
 from medpipe.launch.devices import place_role
 from medpipe.launch.order import write_order
-from medpipe.schema import ROLES, Manifest, Ref
+from medpipe.schema import LEARNERS, ROLES, Manifest, Ref
 from medpipe_tests.aws.conftest import KEYS, REGION
 from medpipe_tests.aws.containers import (
     COMMIT,
@@ -40,7 +40,7 @@ from medpipe_tests.aws.containers import (
 from medpipe_tests.made import Made
 from medpipe_tests.operations.processes import wait_until
 
-MODELS = ("models/base", *(f"models/{role}" for role in ROLES), "models/maporl_team")
+MODELS = ("models/base", *(f"models/{learner}" for learner in LEARNERS), "models/maporl_team", "models/agent_rl")
 BENCHMARK = "evaluation/synthetic_heldout"
 CANARY = "canary-5f1d7c20-never-to-be-seen"
 SMALL: dict[str, Any] = {

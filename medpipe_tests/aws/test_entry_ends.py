@@ -20,14 +20,14 @@ from medpipe import store
 from medpipe.aws.layout import SHORTEST, evaluations, failed_checks, in_two, private_values
 from medpipe.aws.voice import HIDDEN, Voice
 from medpipe.config import load_profile
-from medpipe.schema import ROLES
+from medpipe.schema import LEARNERS
 from medpipe_tests.aws.conftest import Cloud
 from medpipe_tests.aws.containers import WHERE, Container, lay_channels, run_container, start_container
 from medpipe_tests.aws.folders import finished
 from medpipe_tests.operations.processes import wait_until
 
 TEAM = "models/maporl_team"
-MODELS = ("models/base", *(f"models/{role}" for role in ROLES), TEAM)
+MODELS = ("models/base", *(f"models/{learner}" for learner in LEARNERS), TEAM, "models/agent_rl")
 FIRST, SECOND = "evaluation/synthetic_heldout", "evaluation/medqa"
 SELECT = ",".join((*MODELS, FIRST, SECOND))
 REASON = "drawn and scored differ by 3.2"

@@ -13,7 +13,8 @@ import pytest
 
 from medpipe import store
 from medpipe.aws import hosts
-from medpipe.aws.hosts import TEAM, Follower, Leader, Meeting, before_team, refuse_uneven, team_inputs, team_order
+from medpipe.aws.channels import TEAM, TRAIN
+from medpipe.aws.hosts import Follower, Leader, Meeting, before_team, refuse_uneven, team_inputs, team_order
 from medpipe.aws.layout import Given, Input, Layout
 from medpipe.config import Settings, load_profile
 from medpipe.errors import MedpipeError
@@ -45,12 +46,12 @@ class Pair:
         self.aws, self.root, self.said = aws, root, list[str]()
         self.uri = f"s3://{aws.bucket}/launches/x/share/job"
         self.settings = load_profile("smoke", {"maporl.processes": 2, "aws.max_hours": 0.01, "paths.outputs": str(root / "outputs")})
-        shas = {key: finish(root / "train" / key) for key in ("splits/train", "rewards/audit")}
+        shas = {key: finish(root / "train" / key) for key in TRAIN}
         self.given = Given(
             digest="ab", profile="smoke", settings=self.settings, select="",
             inputs={key: Input(channel="train", sha256=sha) for key, sha in shas.items()},
         )  # fmt: skip
-        for key in team_inputs(self.settings)[2:]:
+        for key in team_inputs(self.settings)[len(TRAIN) :]:
             finish(root / "outputs" / key)
         self.leader = Leader(self.meeting, TWO[1:], self.said.append)
         self.status = 0
@@ -181,11 +182,11 @@ def test_processes_are_the_same_number_on_each_host() -> None:
 
 
 def test_only_what_the_co_training_waits_for_is_made_before_it() -> None:
-    select = "models/base,models/planner,models/verifier,models/maporl_team,group:evaluation"
+    select = "models/base,models/planner,models/agent,models/verifier,models/maporl_team,models/agent_rl,group:evaluation"
     plain, learned = load_profile("smoke"), load_profile("smoke", {"maporl.verifier": "learned"})
-    rest = "models/maporl_team,group:evaluation"
-    assert before_team(select, plain) == ("models/base,models/planner", f"models/verifier,{rest}")
-    assert before_team(select, learned) == ("models/base,models/planner,models/verifier", rest)
+    rest = "models/maporl_team,models/agent_rl,group:evaluation"
+    assert before_team(select, plain) == ("models/base,models/planner,models/agent", f"models/verifier,{rest}")
+    assert before_team(select, learned) == ("models/base,models/planner,models/agent,models/verifier", rest)
 
 
 # --- two containers

@@ -136,7 +136,7 @@ def other_code(left: Left) -> None:
     ("change", "words"),
     [
         (damage, "maporl_team with weights"), (another_launch, "launch eeeeeeeeeeee"), (another_hash, "another hash"),
-        (another_path, r"a list of \.\./\.\./elsewhere"), (too_few, "a list of models/analyst, models/base, models/planner"),
+        (another_path, r"a list of \.\./\.\./elsewhere"), (too_few, "a list of models/agent, models/agent_rl, models/analyst, models/base"),
         (no_manifest, "manifest"), (other_code, "do not stand for this machine's settings and code"),
     ],
 )  # fmt: skip

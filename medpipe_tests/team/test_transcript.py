@@ -39,12 +39,12 @@ def own(frame: Frame) -> list[int]:
 
 
 def test_a_header_says_what_is_shared_and_options_before_their_letters(frame: Frame, tokenizer: Any) -> None:
-    text = tokenizer.decode(frame.header(choice_row(context=("A note.",)), ["asthma: It wheezes.", "gout: A toe swells."], 900))
+    text = tokenizer.decode(frame.header(choice_row(context=("A note.",)), ["asthma: It wheezes.", "fever: It rises."], 900))
     assert text == (
         f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\nA note.\n"
         "Question: A person wheezes at night and coughs after running. Which condition fits best?\n"
         "Options:\ngout (A)\nasthma (B)\nmigraine (C)\neczema (D)\n"
-        "Evidence:\n[E1] asthma: It wheezes.\n[E2] gout: A toe swells.<|im_end|>\n"
+        "Evidence:\n[E1] asthma (B): It wheezes.\n[E2] fever: It rises.<|im_end|>\n"
     )
     plain = tokenizer.decode(frame.header(text_row(), (), 900))
     assert "Options" not in plain and "Evidence" not in plain and question_lines(text_row()) in plain

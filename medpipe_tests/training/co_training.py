@@ -3,7 +3,7 @@
     python -m medpipe_tests.training.co_training run plan.json          # prints one line per finished iteration
     accelerate launch … -m medpipe_tests.training.co_training step plan.json
 
-plan.json: {"inputs": {key: folder}, "root": folder, "set": {setting: value}}; `step` also reads "advantage".
+plan.json: {"inputs": {key: folder}, "root": folder, "set": {setting: value}}; `run` may be told a "name", `step` reads "advantage".
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from typing import Any
 import torch
 
 from medpipe import store
-from medpipe.config import Maporl, Rewards, Team
+from medpipe.config import Maporl, Rewards
+from medpipe.config import Team as Rules
 from medpipe.job import Job
 from medpipe.launch.worker import WorkReporter
-from medpipe.models.policy import Policies
+from medpipe.models.adapters import AdapterModel
 from medpipe.schema import ROLES, QAExample, Role
-from medpipe.team.episode import Episode
-from medpipe.team.workflow import Crew, play
+from medpipe.team.workflow import Team, rollout
 from medpipe.training.ranks import ALONE, Ranks
-from medpipe.training.update import Learner, learners_of, targets, update
+from medpipe.training.update import Batch, Learner, learners_of, targets, update
 from medpipe_tests.tiny_team import BUDGETS, choice_row, text_row, tiny_settings
 
 
@@ -50,7 +50,9 @@ def run(plan: dict[str, Any]) -> None:
     scratch.mkdir(exist_ok=True)
     settings = tiny_settings({"paths.outputs": str(root / "outputs"), **plan["set"]})
     inputs = {key: Path(folder) for key, folder in plan["inputs"].items()}
-    maporl.run(Job("models/maporl_team", settings, inputs, out, scratch, "cpu", Aloud(root / "log.txt", out, lambda *_: None)))
+    maporl.run(
+        Job(plan.get("name", "models/maporl_team"), settings, inputs, out, scratch, "cpu", Aloud(root / "log.txt", out, lambda *_: None))
+    )
 
 
 def questions() -> list[QAExample]:
@@ -58,24 +60,28 @@ def questions() -> list[QAExample]:
 
 
 def step(plan: dict[str, Any], ranks: Ranks = ALONE) -> None:
-    """One update on episodes that are the same in every process; each process works on its share of the questions."""
+    """One update; a question is played alike in whichever process it falls to, and each process works on its share of them."""
     torch.set_num_threads(1)
     inputs = {key: Path(folder) for key, folder in plan["inputs"].items()}
     names = {name: inputs[f"models/{role}"] for role in ROLES for name in (role, f"start_{role}")}
-    policies = Policies.load(inputs["models/base"], names)
-    rules = Team(max_rounds_per_episode=2, consensus_share=1.0, max_prompt_tokens=300, max_new_tokens=BUDGETS)  # type: ignore[arg-type]
-    episodes = [Episode(row, [], sample) for row in questions() for sample in range(3)]
-    play(Crew(policies, {role: role for role in ROLES}, rules, 1.0, torch.Generator().manual_seed(5)), episodes)
-    for number, turn in enumerate(turn for episode in episodes for turn in episode.turns):
-        turn.value = (number * 7 % 10) / 10
-    settings = Maporl(kl=0.1, minibatch=4, advantage=plan["advantage"])
-    own = {row.id for row in ranks.part(questions())}
-    mine = [episode for episode in episodes if episode.question.id in own]
+    model = AdapterModel.load(inputs["models/base"], names)
+    adapters: dict[Role, str] = {role: role for role in ROLES}
+    rules = Rules(max_rounds_per_episode=2, consensus_share=1.0, max_header_tokens=300, max_new_tokens=BUDGETS)  # type: ignore[arg-type]
+    batches = []
+    for row in ranks.part(questions()):
+        number = int(row.id.rpartition("-")[2])
+        team = Team(model, adapters, rules, 1.0, torch.Generator().manual_seed(number))
+        episodes = team.begin([row], [[]], samples=3)
+        batches.append(Batch(episodes, rollout(team, episodes)))
+        for place, turn in enumerate(turn for episode in episodes for turn in episode.turns):
+            turn.value = ((number + place) * 7 % 10) / 10
+    settings = Maporl(kl=0.1, minibatch=4, advantage=plan["advantage"], steps_per_batch=1)
     learners: dict[Role, Learner] = {
-        role: Learner(role, policies, torch.optim.SGD(learner.weights().values(), lr=1.0), learner.head)
-        for role, learner in learners_of(policies, settings).items()
+        role: Learner(role, role, model, torch.optim.SGD(learner.weights().values(), lr=1.0), learner.head)
+        for role, learner in learners_of(model, adapters, settings).items()
     }
-    numbers = update(learners, mine, targets(mine, settings, Rewards()), settings, exact=True, ranks=ranks)
+    goals = {cell: goal for batch in batches for cell, goal in targets(batch, settings, Rewards()).items()}
+    numbers = update(learners, batches, goals, settings, seed="step", ranks=ranks)
     from safetensors.torch import save_file
 
     weights = {f"{role}/{name}": value.detach().clone() for role, learner in learners.items() for name, value in learner.weights().items()}

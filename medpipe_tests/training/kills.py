@@ -37,21 +37,27 @@ ATTEMPTS = 30
 """So often a training may be started again before it counts as one that does not end."""
 
 
+LEARNERS = ("models/planner", "models/reporter")
+
+
 def train(settings: Settings, inputs: dict[str, Path], root: Path) -> None:
-    """One attempt as the worker makes it: what was unfinished is thrown away, the scratch folder stays."""
+    """One attempt as the worker makes it, two learners in one pass: what was unfinished is thrown away, the scratch folder stays."""
     from medpipe.training import sft
 
     out, scratch = root / "out", root / "scratch"
     shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
-    scratch.mkdir(exist_ok=True)
-    job = Job("models/reporter", settings, inputs, out, scratch, "cpu", WorkReporter(root / "log.txt", out, lambda *_: None))
-    sft.run(job)
-    stats = store.read_json(out / "training_stats.json")
-    steps = [row["step"] for row in store.read_jsonl(out / "metrics.jsonl")]
-    assert steps == list(range(1, stats["steps"] + 1)), f"the log holds the steps {steps}"
-    done = {"sha256": store.sha256_file(out / "adapter_model.safetensors"), "resumed": stats["resumed_from_steps"] != "never interrupted"}
-    store.write_json(root / "done.json", done)
+    scratch.mkdir(parents=True, exist_ok=True)
+    jobs = {}
+    for name in LEARNERS:
+        (out / name).mkdir(parents=True)
+        jobs[name] = Job(name, settings, inputs, out / name, scratch, "cpu", WorkReporter(root / "log.txt", out / name, lambda *_: None))
+    sft.run(jobs)
+    stats = [store.read_json(out / name / "training_stats.json") for name in LEARNERS]
+    for name, own in zip(LEARNERS, stats, strict=True):
+        steps = [row["step"] for row in store.read_jsonl(out / name / "metrics.jsonl")]
+        assert steps == list(range(1, own["steps"] + 1)), f"the log of {name} holds the steps {steps}"
+    weights = [store.sha256_file(out / name / "adapter_model.safetensors") for name in LEARNERS]
+    store.write_json(root / "done.json", {"sha256": weights, "resumed": stats[0]["resumed_from_steps"] != "never interrupted"})
 
 
 def attempt(work: Callable[[], None], kill_after: float | None = None, sign: int = signal.SIGKILL) -> int:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from statistics import pstdev
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medpipe.training.advantages import Cell, leave_one_out, normalise, zero_variance_share
+from medpipe.training.advantages import FLOOR, Cell, flat_questions, leave_one_out, normalise, whiten
 
 TARGETS = st.dictionaries(
     st.builds(Cell, st.sampled_from("pq"), st.integers(0, 3), st.sampled_from(["planner", "reporter"]), st.integers(0, 1)), st.floats(-5, 5)
@@ -52,22 +53,46 @@ def test_a_constant_added_to_every_target_changes_nothing(targets: dict[Cell, fl
         assert shifted[cell] == pytest.approx(value, abs=1e-9) and (cell not in alone or value == 0.0)
 
 
+def spread(values: dict[Cell, float], role: str = "planner", round_: int = 0) -> float:
+    return pstdev(value for cell, value in values.items() if (cell.role, cell.round) == (role, round_))
+
+
 def test_the_spread_becomes_one_per_role_and_round() -> None:
-    values = group(4.0, -4.0, 2.0, -2.0) | group(0.01, -0.01, role="analyst") | group(30.0, -30.0, round_=1)
-    scaled = normalise(values)
+    scaled = normalise(group(4.0, -4.0, 2.0, -2.0) | group(0.3, -0.3, role="analyst") | group(30.0, -30.0, round_=1))
     for role, round_ in (("planner", 0), ("analyst", 0), ("planner", 1)):
-        part = [value for cell, value in scaled.items() if (cell.role, cell.round) == (role, round_)]
-        assert pstdev(part) == pytest.approx(1.0)
+        assert spread(scaled, role, round_) == pytest.approx(1.0)
     assert scaled[Cell("q", 0, "planner", 0)] == pytest.approx(4 / 10**0.5)
 
 
-def test_a_group_without_spread_becomes_zero_not_infinite() -> None:
-    assert normalise(group(0.0, 0.0)) == group(0.0, 0.0)
-    assert normalise(group(1e-9, -1e-9)) == group(0.0, 0.0)
-    assert normalise({}) == {}
+def test_the_mean_of_leave_one_out_advantages_is_left_alone() -> None:
+    assert list(normalise(group(3.0, 1.0)).values()) == [3.0, 1.0]
+    assert list(whiten(group(3.0, 1.0)).values()) == [1.0, -1.0]
 
 
-def test_the_share_of_groups_that_teach_nothing() -> None:
-    advantages = leave_one_out(group(1, 1) | group(1, 0, question="r") | group(2, 2, role="analyst") | group(3, 2, round_=1))
-    assert zero_variance_share(advantages) == 0.5
-    assert zero_variance_share({}) == 0.0
+@pytest.mark.parametrize("scale", [normalise, whiten])
+def test_a_difference_that_is_mostly_noise_is_no_full_step(scale: Callable[[dict[Cell, float]], dict[Cell, float]]) -> None:
+    assert list(scale(group(1e-4, -1e-4)).values()) == pytest.approx([1e-3, -1e-3])
+    assert list(scale(group(0.05, -0.05)).values()) == pytest.approx([0.5, -0.5])
+    at_the_floor, above = (spread(scale(group(value, -value))) for value in (FLOOR, 2 * FLOOR))
+    assert at_the_floor == pytest.approx(1.0) and above == pytest.approx(1.0)
+
+
+@given(targets=TARGETS)
+def test_scaling_keeps_signs_and_order_and_never_blows_up(targets: dict[Cell, float]) -> None:
+    raw = leave_one_out(targets)
+    for cell, value in normalise(raw).items():
+        assert value * raw[cell] >= 0.0 and abs(value) <= abs(raw[cell]) / FLOOR + 1e-9
+
+
+def test_a_group_without_spread_stays_zero() -> None:
+    assert normalise(group(0.0, 0.0)) == whiten(group(0.7, 0.7)) == group(0.0, 0.0)
+    assert normalise({}) == whiten({}) == {}
+
+
+def test_a_question_is_flat_when_all_its_samples_fared_alike_in_every_role_and_round() -> None:
+    flat = group(1, 1) | group(0.2, 0.2, role="analyst") | group(3, 3, round_=1)
+    teaching = group(1, 1, question="r") | group(0.2, 0.3, role="analyst", question="r")
+    late = group(1, 1, question="s") | group(0, 1, round_=1, question="s")
+    assert flat_questions(flat | teaching | late) == {"q"}
+    assert flat_questions(group(1, 1 + 1e-7)) == {"q"} and flat_questions(group(1, 1 + 1e-5)) == set()
+    assert flat_questions(group(5)) == {"q"} and flat_questions({}) == set()  # one sample alone teaches nothing

@@ -23,10 +23,11 @@ from medpipe.launch.order import Order, command_of, standing_result, write_order
 from medpipe.schema import ROLES, Manifest, Ref
 from medpipe_tests.tiny_team import tiny_settings
 
+pytestmark = pytest.mark.slow  # each test starts several processes; test_maporl.py shows the same within one
 CHILD = "medpipe_tests.training.co_training"
 SMALL = {
     "maporl.iterations": 6, "maporl.questions_per_iteration": 2, "maporl.samples_per_question": 2, "maporl.checkpoint_seconds": 0,
-    "team.max_rounds_per_episode": 1, "maporl.advantage": "gae",
+    "team.max_rounds_per_episode": 1, "maporl.advantage": "gae", "maporl.choice_share": 1.0, "maporl.select_every": 2,
 }  # fmt: skip
 
 

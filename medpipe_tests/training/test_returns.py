@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medpipe.training.returns import returns, shaping
+from medpipe.training.returns import returns, shaping, with_team_share
 
 GOLDEN = (1.0, 2.0, 4.0, 8.0)
 """α0, α1, β0, β1 of the golden cases: powers of two, so that every sum tells its parts."""
@@ -62,6 +62,48 @@ def test_the_golden_returns() -> None:
 )  # fmt: skip
 def test_the_golden_shaping_and_each_case_by_hand(correct: Grid, expected: Grid) -> None:
     assert shaping(correct, *GOLDEN) == expected
+
+
+# --- ours, not the paper's: the team's answer in every return, and mates whose messages can't be used
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"), [([1, 0, 1, 1], [1, 0.5, 1, 1]), ([1, 0, 1, 0], [0.5, 0, 0.5, 0]), ([0, 0, 0, 1], [0.5, 0.5, 0.5, 1])]
+)
+def test_the_golden_team_share(scores: list[float], expected: list[float]) -> None:
+    """One round, s = ½: the reporter's V is the team's."""
+    assert with_team_share(returns([scores], 0.3), scores[-1], 0.5) == [expected]
+
+
+@given(values=SCORES, gamma=st.floats(0.0, 1.0), share=st.floats(0.0, 1.0))
+def test_a_share_of_zero_is_the_paper_and_of_one_the_teams_answer_alone(values: Grid, gamma: float, share: float) -> None:
+    plain, final = returns(values, gamma), values[-1][-1]
+    assert with_team_share(plain, final, 0.0) == plain
+    assert with_team_share(plain, final, 1.0) == [[final] * len(row) for row in values]
+    for row, own in zip(with_team_share(plain, final, share), plain, strict=True):
+        assert all(min(r, final) - 1e-9 <= mixed <= max(r, final) + 1e-9 for mixed, r in zip(row, own, strict=True))
+
+
+def test_the_golden_return_beside_a_mate_that_cannot_be_used() -> None:
+    """As the golden return, but agent 1's message of round 1 is malformed: its 0 no longer halves what agent 0 gets for round 0."""
+    found = returns([[1, 0], [1, 0], [1, 1]], 0.3, [[True, True], [True, False], [True, True]])
+    weight = 1 + 0.3 + 0.09
+    assert found[0] == pytest.approx([(1 + 0.3 * 1 + 0.09) / weight, (0 + 0.3 * 1 + 0.09) / weight])
+    assert found[1:] == [[pytest.approx(1.0), pytest.approx(0.3 / 1.3)], [1.0, 1.0]]
+
+
+@given(values=SCORES, gamma=st.floats(0.0, 1.0), chance=st.randoms())
+def test_what_cannot_be_used_counts_in_its_own_cell_only(values: Grid, gamma: float, chance) -> None:
+    t, a = chance.randrange(len(values)), chance.randrange(len(values[0]))
+    usable = [[(u, b) != (t, a) for b in range(len(row))] for u, row in enumerate(values)]
+    other = [[1.0 - value if (u, b) == (t, a) else value for b, value in enumerate(row)] for u, row in enumerate(values)]
+    one, two = returns(values, gamma, usable), returns(other, gamma, usable)
+    assert [(u, b) for u, row in enumerate(one) for b in range(len(row)) if one[u][b] != two[u][b]] in ([(t, a)], [])
+    assert returns(values, gamma, [[True] * len(row) for row in values]) == returns(values, gamma)
+
+
+def test_a_round_in_which_nothing_can_be_used_is_worth_nothing_to_the_rounds_before() -> None:
+    assert returns([[1.0, 1.0], [0.0, 0.0]], 1.0, [[True, True], [False, False]]) == [[0.5, 0.5], [0.0, 0.0]]
 
 
 @given(values=SCORES)

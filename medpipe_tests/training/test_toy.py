@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from medpipe.models.policy import weights_hash
+
 from medpipe.schema import ROLES
 from medpipe.team.episode import Episode, Turn
 from medpipe.team.workflow import Crew, play

@@ -3,23 +3,24 @@
     python -m medpipe_tests.training.toy --seeds 3 --without-signals --plot docs/img/toy.png
     python -m medpipe_tests.training.toy --seeds 1 --iterations 4        # a quick look
 
-**The game.** Four options and one fact, the letter of the right one, which is shown to the researcher alone. Two rounds. Success
-is the team's answer: the reporter's in the last round. Who does not know the fact is right in one case of four.
+**The game.** Four options and one fact, the letter of the right one, which the researcher alone reads: a note below the header of
+its own copy of the transcript. Two rounds at most; the episode ends when all four agree. Success is the team's answer: the reporter's
+in the last round. Who does not know the fact is right in one case of four.
 
 **The pay.** V = 1 for a planner, analyst or reporter who answers right, else 0. The researcher's V is one half whatever it says.
-So in its own pay there is no reason to tell the fact. Within a round nobody is paid for what a later speaker does either: what
-the researcher says in round 0 comes back only through round 1, which it reaches as "the team answered C".
+So in its own pay there is no reason to tell the fact, and nobody is paid for what another speaker does.
 
-- With co-operation signals: the later rounds' mean V stands in the return (gamma = 1), and shaping pays who brings others to the truth.
-- Without: gamma = 0 and no shaping. Every other number is the same.
+- With co-operation signals: half of every return is the team's answer (team_share = 0.5), the later round's mean V stands in the
+  return (gamma = 1), and shaping pays who brings others to the truth.
+- Without: team_share = gamma = 0 and no shaping. Every other number is the same.
 
-**The start.** A random Qwen3 model of 0.14 million weights and one untrained LoRA adapter per role. The base is drilled on form
-and reading only: a message is `Answer:` and a letter; in a chat outside the team it is the letter that stands there, in a role's
-prompt it is a letter that a team-mate or the previous round named, or, in three cases of ten, any. No drilled prompt has a fact
-that means anything, so the drill can't teach to tell it, and the team starts at chance.
+**The start.** A random Qwen3 model of 0.14 million weights and one untrained activated adapter per role. The base is drilled on form
+and reading only: a message is `Answer:` and a letter; outside the team it is the letter that stands in the question, in a role's
+turn it is a letter that a team-mate named, or, in three cases of ten, any. In the drill the note's letter means nothing, so the
+drill can't teach to tell it, and the team starts at chance.
 
-Everything else is the project's: `play`, `Crew`, `targets`, `learners_of`, `update`, four adapters on one base. Left out: early
-consensus, the KL term to the start, and words. The game shows that credit reaches who deserves it, not that a model reasons.
+Everything else is the project's: the workflow's graph, `Readings`, `targets`, `learners_of`, `update`, four adapters on one base.
+Left out: the KL term to the start, and words. The game shows that credit reaches who deserves it, not that a model reasons.
 """
 
 from __future__ import annotations
@@ -32,50 +33,98 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, cast
 
 import torch
 
-from medpipe.config import Maporl, Rewards, Team
+from medpipe.config import Maporl, Rewards
+from medpipe.config import Team as Rules
+from medpipe.models.adapters import AdapterModel
+from medpipe.models.adapters import Turn as Place
 from medpipe.models.base import CHATML
-from medpipe.models.policy import Policies
+from medpipe.models.kv_cache import Reading
 from medpipe.models.tiny import WORDS, tokenizer_of
-from medpipe.models.tokens import encode, encode_chat, encode_prompt
-from medpipe.roles import Said, verdict_text
+from medpipe.models.tokens import encode
 from medpipe.schema import LETTERS, ROLES, QAExample, Role
-from medpipe.team.episode import Episode
-from medpipe.team.workflow import Crew, play
-from medpipe.training.update import learners_of, targets, update
+from medpipe.team.episode import Episode, Turn
+from medpipe.team.transcript import ALONE, Frame
+from medpipe.team.workflow import Readings, State, Team, build
+from medpipe.training.update import Batch, learners_of, targets, update
 
 OPTIONS = LETTERS[:4]
 CHANCE, SOLVED = 1 / len(OPTIONS), 0.9
 FRESH_WORDS = ("rash", "nausea", "swelling", "weakness", "headache")  # in the questions that measure, never in those that train
 KNOWS: Role = "researcher"
+NOTE = "note"
+"""Whose turn the fact is, in what the researcher reads."""
 TRUST = 0.7
 """Share of the drilled messages that repeat a letter which was read; the others are any letter, so that there is something to find."""
 DRILL, DRILL_BATCH, DRILL_RATE = 360, 32, 3e-3
-READING_FIRST = 60  # steps of the drill before the roles' prompts come in
+READING_FIRST = 60  # steps of the drill before the roles' turns come in
 RANK = 16
 ITERATIONS, EVERY, MEASURED = 36, 4, 48
 QUESTIONS, SAMPLES = 4, 12
+ADAPTERS: dict[Role, str] = {role: role for role in ROLES}
 REWARDS = Rewards(malformed_penalty=0.0)  # whatever the researcher says: also something unusable
-RULES = Team(
-    max_rounds_per_episode=2, max_prompt_tokens=160, max_new_tokens=dict.fromkeys(ROLES, 4),
-    consensus_share=1.0, consensus_score=1.0,  # never: the researcher's half keeps the mean below one, so all episodes have two rounds
-)  # fmt: skip
+RULES = Rules(max_rounds_per_episode=2, max_header_tokens=160, max_new_tokens=dict.fromkeys(ROLES, 5), consensus_share=1.0)
 
 
 class Private(Episode):
-    """An episode whose evidence is there only while the researcher is the next to speak; the workflow would show it to the analyst too."""
+    """An episode in which the researcher reads its own copy of the transcript, with a note that nobody else sees."""
+
+    fact: list[int]
+
+    @classmethod
+    def of(cls, episode: Episode, frame: Frame) -> Private:
+        """The episode, not begun, with the right letter as the note."""
+        private = cls(episode.question, episode.evidence, episode.header, episode.sample)
+        private.fact = frame.turn(NOTE, encode(frame.tokenizer, f" {episode.question.answer}"))
+        return private
+
+    def read_by(self, role: Role) -> list[int]:
+        """The transcript as this role reads it, up to now."""
+        note = self.fact if role == KNOWS else []
+        return [*self.header, *note, *self.tokens[len(self.header) :]]
+
+    def before(self, turn: Turn) -> list[int]:
+        """What the turn's role had read when it spoke."""
+        return self.read_by(turn.role)[: turn.start + (len(self.fact) if turn.role == KNOWS else 0)]
+
+
+class Copy:
+    """The researcher's copy of an episode, as far as a reading asks for it."""
+
+    def __init__(self, episode: Private) -> None:
+        self._episode, self.header = episode, [*episode.header, *episode.fact]
 
     @property
-    def evidence(self) -> list[str]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The fact, for who may see it."""
-        return self._fact if ROLES[len(self.turns) % len(ROLES)] == KNOWS else []
+    def tokens(self) -> list[int]:
+        return self._episode.read_by(KNOWS)
 
-    @evidence.setter
-    def evidence(self, fact: list[str]) -> None:
-        self._fact = fact
+
+class PrivateReadings(Readings):
+    """What was read of a batch: one reading for the researcher's copies, and one that all others share."""
+
+    def __init__(self, episodes: Sequence[Private]) -> None:
+        super().__init__(episodes)
+        self._own = Readings(cast(Any, [Copy(episode) for episode in episodes]))
+
+    def of(self, model: AdapterModel, adapter: str | None) -> Reading:
+        """A reading that holds what the adapter's role may read, up to its end."""
+        return self._own.of(model, adapter) if adapter == KNOWS else super().of(model, adapter)
+
+    def held(self, model: AdapterModel, adapter: str | None) -> Reading:
+        """What was read so far."""
+        return self._own.held(model, adapter) if adapter == KNOWS else super().held(model, adapter)
+
+
+def play(team: Team, asked: Sequence[QAExample], samples: int = 1) -> Batch:
+    """Every question as often as it is sampled, each with its fact, by the workflow's own graph."""
+    frame = Frame(team.models.tokenizer)
+    episodes = [Private.of(episode, frame) for episode in team.begin(asked, [[]] * len(asked), samples)]
+    readings = PrivateReadings(episodes)
+    build(team, readings).invoke(State(episodes=list(episodes), round=0), {"recursion_limit": 2 * (len(ROLES) + 1) + 2})
+    return Batch(list(episodes), readings)
 
 
 def question(number: int, answer: str, words: Sequence[str], draw: random.Random) -> QAExample:
@@ -91,11 +140,6 @@ def questions(count: int, words: Sequence[str], draw: random.Random) -> list[QAE
     return [question(n, OPTIONS[n % len(OPTIONS)], words, draw) for n in range(count)]
 
 
-def episodes_of(asked: Sequence[QAExample], samples: int) -> list[Episode]:
-    """Every question as often as it is sampled, each with its fact."""
-    return [Private(row, [row.answer], n) for row in asked for n in range(samples)]
-
-
 def pay(episodes: Sequence[Episode], round_: int) -> None:
     """The verifier: right or wrong, but a half for the researcher."""
     for episode in episodes:
@@ -106,9 +150,9 @@ def pay(episodes: Sequence[Episode], round_: int) -> None:
 def settings_of(signals: bool) -> Maporl:
     """The game's settings; without signals every message is paid by its own V alone."""
     return Maporl(
-        questions_per_iteration=QUESTIONS, samples_per_question=SAMPLES, learning_rate=3e-3, minibatch=64, kl=0.0,
-        gamma=1.0 if signals else 0.0, alpha0=0.0, beta0=0.0, alpha1=0.1 if signals else 0.0, beta1=0.1 if signals else 0.0,
-        max_kl=1e6,  # the guard is for teams that shall stay near a good start; this one shall leave a blind one
+        questions_per_iteration=QUESTIONS, samples_per_question=SAMPLES, learning_rate=3e-3, minibatch=64, kl=0.0, steps_per_batch=1,
+        team_share=0.5 if signals else 0.0, gamma=1.0 if signals else 0.0, alpha0=0.0, beta0=0.0,
+        alpha1=0.1 if signals else 0.0, beta1=0.1 if signals else 0.0,
     )  # fmt: skip
 
 
@@ -117,7 +161,7 @@ def settings_of(signals: bool) -> Maporl:
 
 def make_team(root: Path, seed: int, drill: int = DRILL) -> Path:
     """Write a drilled base and an untrained adapter; returns their folder."""
-    from peft import LoraConfig, get_peft_model
+    from peft import LoraConfig
     from transformers import AutoModelForCausalLM, Qwen3Config
 
     torch.set_num_threads(1)  # matrices too small to share out
@@ -134,25 +178,27 @@ def make_team(root: Path, seed: int, drill: int = DRILL) -> Path:
     folder = root / f"team-{seed}"
     model.save_pretrained(folder / "base")
     tokenizer.save_pretrained(folder / "base")
-    peft = get_peft_model(model, LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear", task_type="CAUSAL_LM"))
-    peft.peft_config["default"].base_model_name_or_path = "qwen3"
-    peft.save_pretrained(str(folder / "adapter"), save_embedding_layers=False)
+    config = LoraConfig(
+        r=RANK, lora_alpha=2 * RANK, target_modules="all-linear", task_type="CAUSAL_LM", base_model_name_or_path="qwen3"
+    )  # fmt: skip
+    team = AdapterModel.with_new(model, tokenizer, dict.fromkeys(ROLES, config), activated=True)
+    for role in ROLES:
+        team.save_adapter(role, folder / role, Frame(tokenizer).invocation(role))
     return folder
 
 
-def load_team(folder: Path) -> Policies:
-    """Four learning roles and their frozen starts."""
-    return Policies.load(folder / "base", {name: folder / "adapter" for role in ROLES for name in (role, f"start_{role}")})
+def load_team(folder: Path) -> AdapterModel:
+    """Four learning roles."""
+    return AdapterModel.load(folder / "base", {role: folder / role for role in ROLES})
 
 
 def _drill(model: Any, tokenizer: Any, draw: random.Random, steps: int) -> None:
-    policies, optimizer = Policies(model.train(), tokenizer), torch.optim.AdamW(model.parameters(), lr=DRILL_RATE, weight_decay=0.0)
+    bare, frame = AdapterModel(model.train(), tokenizer, activated=False), Frame(tokenizer)  # gradients through all that is read
+    optimizer = torch.optim.AdamW(model.parameters(), lr=DRILL_RATE, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (steps - step) / (0.3 * steps)))
     for step in range(steps):
         lesson = _reading if step < READING_FIRST or step % 4 == 0 else _role
-        rows = [lesson(tokenizer, draw) for _ in range(DRILL_BATCH)]
-        said = [[*encode(tokenizer, f"Answer: {letter}"), tokenizer.eos_token_id] for _, letter in rows]
-        loss = -policies.score([prompt for prompt, _ in rows], said).logp_N.mean()
+        loss = -bare.score(None, [lesson(frame, draw) for _ in range(DRILL_BATCH)]).logp_N.mean()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -161,55 +207,58 @@ def _drill(model: Any, tokenizer: Any, draw: random.Random, steps: int) -> None:
     model.eval()
 
 
-def _reading(tokenizer: Any, draw: random.Random) -> tuple[list[int], str]:
-    """A chat outside the team: the letter among words."""
+def _says(frame: Frame, letter: str) -> list[int]:
+    return [*encode(frame.tokenizer, f"Answer: {letter}"), frame.end]
+
+
+def _reading(frame: Frame, draw: random.Random) -> Place:
+    """Outside the team: the letter among words."""
     letter = draw.choice(OPTIONS)
     words: list[str] = draw.choices(WORDS, k=draw.randint(0, 8))
     words.insert(draw.randint(0, len(words)), letter)
-    return encode_chat(tokenizer, [{"role": "user", "content": "Repeat: " + " ".join(words)}]), letter
+    return Place(frame.turn("user", encode(frame.tokenizer, "Repeat: " + " ".join(words))), frame.invocation(ALONE), _says(frame, letter))
 
 
-def _role(tokenizer: Any, draw: random.Random) -> tuple[list[int], str]:
-    """A role's prompt with letters that have nothing to do with each other: one that was said, or any; never the evidence's as such."""
+def _role(frame: Frame, draw: random.Random) -> Place:
+    """A role's turn behind letters that have nothing to do with each other: one that was said, or any; never the note's as such."""
     role = draw.choice(ROLES)
-    letters = [draw.choice(OPTIONS) for _ in ROLES[: ROLES.index(role)]]
-    said = [Said(mate, f"Answer: {letter}") for mate, letter in zip(ROLES, letters, strict=False)]
-    before = draw.choice(OPTIONS) if draw.random() < 0.5 else None
-    letters += [before] if before else []
-    evidence = [draw.choice(OPTIONS)] if role == KNOWS else []
-    asked = question(0, draw.choice(OPTIONS), WORDS, draw)
-    prompt = encode_prompt(tokenizer, role, asked, evidence, said, RULES.max_prompt_tokens, verdict_text(before, "") if before else "")
-    return prompt, draw.choice(letters if letters and draw.random() < TRUST else OPTIONS)
+    tokens = frame.header(question(0, draw.choice(OPTIONS), WORDS, draw), (), RULES.max_header_tokens)
+    if role == KNOWS:
+        tokens += frame.turn(NOTE, encode(frame.tokenizer, f" {draw.choice(OPTIONS)}"))
+    earlier = ROLES if draw.random() < 0.5 else ()
+    mates = [*earlier, *ROLES[: ROLES.index(role)]]
+    said = [draw.choice(OPTIONS) for _ in mates]
+    for mate, letter in zip(mates, said, strict=True):
+        tokens += frame.turn(mate, _says(frame, letter))
+    return Place(tokens, frame.invocation(role), _says(frame, draw.choice(said if said and draw.random() < TRUST else OPTIONS)))
 
 
 # --- the loop
 
 
-def success(policies: Policies, seed: str, count: int = MEASURED) -> float:
+def success(model: AdapterModel, seed: str, count: int = MEASURED) -> float:
     """Share of fresh questions that the team answers right, greedily."""
-    draw = random.Random(f"{seed}/fresh")
-    asked = questions(count, FRESH_WORDS, draw)
-    crew = Crew(policies, {role: role for role in ROLES}, RULES, verifier=pay)
-    return fmean(episode.final.answer == episode.question.answer for episode in play(crew, episodes_of(asked, 1)))
+    asked = questions(count, FRESH_WORDS, random.Random(f"{seed}/fresh"))
+    played = play(Team(model, ADAPTERS, RULES, verifier=pay), asked)
+    return fmean(episode.final.answer == episode.question.answer for episode in played.episodes)
 
 
 def co_train(
-    policies: Policies, settings: Maporl, seed: int, iterations: int = ITERATIONS, every: int = EVERY,
+    model: AdapterModel, settings: Maporl, seed: int, iterations: int = ITERATIONS, every: int = EVERY,
     tell: Callable[[str], None] = lambda text: None,
 ) -> list[tuple[int, float]]:  # fmt: skip
     """Co-train a team; returns (iterations done, success) at the start, each `every` iterations and at the end."""
-    learners = learners_of(policies, settings)
-    curve = [(0, success(policies, f"{seed}/0"))]
+    learners = learners_of(model, ADAPTERS, settings)
+    curve = [(0, success(model, f"{seed}/0"))]
     for iteration in range(iterations):
         draw = random.Random(f"{seed}/{iteration}")
         asked = questions(settings.questions_per_iteration, WORDS, draw)
         generator = torch.Generator().manual_seed(draw.getrandbits(62))
-        crew = Crew(policies, {role: role for role in ROLES}, RULES, settings.temperature, generator, pay)
-        episodes = play(crew, episodes_of(asked, settings.samples_per_question))
-        update(learners, episodes, targets(episodes, settings, REWARDS), settings, exact=True)
+        batch = play(Team(model, ADAPTERS, RULES, settings.temperature, generator, pay), asked, settings.samples_per_question)
+        update(learners, [batch], targets(batch, settings, REWARDS), settings, seed=f"{seed}/{iteration}")
         done = iteration + 1
         if done % every == 0 or done == iterations:
-            curve.append((done, success(policies, f"{seed}/{done}")))
+            curve.append((done, success(model, f"{seed}/{done}")))
             tell(f"seed {seed}, iteration {done}: {curve[-1][1]:.2f}")
     return curve
 
