@@ -212,11 +212,12 @@ class Found:
 
 
 def sft_before(options: argparse.Namespace, same: bool = False) -> dict[str, Any]:
+    from medpipe.training.batches import Row, optimizer_steps  # pyright: ignore[reportMissingImports]
+    from medpipe.training.trainer import fit  # pyright: ignore[reportMissingImports]
+
     from medpipe.models import base
     from medpipe.schema import ROLES
-    from medpipe.training.batches import Row, optimizer_steps  # pyright: ignore[reportMissingImports]
     from medpipe.training.sft import role_rows, with_adapter  # pyright: ignore[reportAttributeAccessIssue]
-    from medpipe.training.trainer import fit  # pyright: ignore[reportMissingImports]
 
     settings = settings_before()
     rows, passages = cases("learn", options.rows)
@@ -248,8 +249,8 @@ def sft_before(options: argparse.Namespace, same: bool = False) -> dict[str, Any
 
 def episodes_before(options: argparse.Namespace) -> dict[str, Any]:
     import torch
-
     from medpipe.models.policy import Policies  # pyright: ignore[reportMissingImports]
+
     from medpipe.schema import ROLES
     from medpipe.team.episode import Episode
     from medpipe.team.workflow import Crew, play  # pyright: ignore[reportAttributeAccessIssue]
@@ -276,8 +277,9 @@ def episodes_before(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def evaluation_before(options: argparse.Namespace) -> dict[str, Any]:
-    from medpipe.evaluation import evaluate, systems
     from medpipe.models.policy import Policies  # pyright: ignore[reportMissingImports]
+
+    from medpipe.evaluation import evaluate, systems
     from medpipe.schema import ROLES
 
     old: Any = systems

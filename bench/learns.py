@@ -94,11 +94,12 @@ def train(seed: int, settings: Settings) -> dict[str, Any]:
 
 def play(seed: int | None, settings: Settings, count: int) -> list[dict[str, Any]]:
     """One team on the held-out questions, greedily: one row per question."""
+    from medpipe.models.policy import Policies
+
     from medpipe import store
     from medpipe.corpus.evidence import EvidenceIndex
     from medpipe.corpus.splits import heldout
     from medpipe.evaluation.benchmarks import choose
-    from medpipe.models.policy import Policies
     from medpipe.roles import question_text
     from medpipe.schema import ROLES, Role
     from medpipe.team.episode import Episode

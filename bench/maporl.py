@@ -1,143 +1,212 @@
-"""Co-training: speed against TRL's GRPOTrainer, batched rollouts against single episodes, memory of four roles against one.
+"""Reinforcement learning of one agent: medpipe's co-training with a team of one against TRL's GRPOTrainer, in one run.
 
-    python bench/maporl.py [--questions 4] [--samples 4] [--repeat 3] [--parts grpo,rollouts,memory] [--search]
+    python bench/maporl.py [--questions 4] [--samples 8] [--repeat 3] [--search] [--json]
 
-The base is the bundled SmolLM2-135M-Instruct on a CPU in fp32, the adapters are fresh ones of quickstart (r=8, every linear
-module of the last 15 layers), the questions come from the bundled corpus; all is prepared once in outputs/bench. Each
-measurement is a process of its own, systems take turns, medians are printed at the end.
+The base is the bundled SmolLM2-135M-Instruct in fp32 on one CPU thread, the adapter a fresh one of quickstart (r = 8, all linear modules
+of the last 15 layers), the questions are multiple choice of the bundled corpus with two passages. Each measurement is a process of its
+own, systems take turns, the table shows medians. Told are completion tokens per CPU second over one whole iteration: generate, and one
+optimizer step on all of it.
+- medpipe: the workflow of the team with one role and an activated adapter, then medpipe/training/update.py;
+- TRL: GRPOTrainer at its best setting on a CPU, one of VARIANTS, which `--search` tries first. All are without gradient checkpointing,
+  bf16, logging and checkpoints, which are TRL's defaults or nearly so and slower here.
 
-grpo: completion tokens a second over whole iterations: generate, score by the reference, one optimizer step.
-- a: medpipe: Policies.generate, then medpipe/training/update.py with that one role;
-- b: TRL's GRPOTrainer at its best setting on a CPU, one of VARIANTS, which `--search` tries for one iteration each. All are
-  without gradient checkpointing, bf16, logging and checkpoints, which are TRL's defaults or nearly so and slower here.
-Equal: weights, adapter, prompts (the reporter's, with what the others said before), samples, budget, temperature, a frozen copy
-of the adapter as reference with the same weight of the KL, clipping, AdamW with the same rate, one step per iteration on the mean over
-all its tokens, gradients clipped at 1, threads, a reward that costs nothing (noise made of the tokens), the first iteration
-included. Different: the baseline of the advantage, padding, rows in one pass, the loops themselves.
-rollouts: medpipe/team/workflow.py plays all episodes at once, or one after the other. No verifier but that reward.
-memory: iterations of co-training, rollouts and update, by four roles (eight adapters, four optimizers) and by one role that speaks
-in all four places and learns the reporter's. `above loading` is the peak less what was resident once the weights lay there.
-
-Lengths are `fixed` by default: the end token is set to one that the model never says, so that every message is as long as its
-budget, no episode closes early, and all systems compute the same (it is checked). With `--lengths free` messages end as they do; give
-`--models outputs/models`, a finished run's roles, for that: a base without training seldom ends. Then only tokens a second compare.
-Needs: pip install -e '.[bench]'. Left out: GPUs, vLLM (which needs one), the verifier's cost, compiled models.
+Equal: weights, adapter's shape, prompts token by token, samples, temperature, no reference model (beta 0, TRL's default), clipping, AdamW
+with the same rate, one step, gradients clipped at 1, a reward that costs nothing (noise made of the tokens). Every message is as long as
+its budget: the end token is set to one that the model never says, so both compute the same number of tokens (it is checked). Different:
+TRL's adapter acts on the whole sequence, as it knows no other, so it reads and learns through each sample's prompt; the baseline of
+the advantage; padding; the loops themselves.
+Needs: pip install -e '.[bench]'. Left out: GPUs, vLLM (which needs one), the cost of a verifier, compiled models.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
-from maporl_parts import SYSTEMS, VARIANTS, measure, prepare  # the neighbour: the measurements; imports nothing large
+from parts import NEVER, WORK, base_folder, cases, child, clock, memory, prepare, settings_for, since
 
-BARS = {"grpo": "at least 2.5", "rollouts": "at least 4", "memory": "at most 1.25"}
+ADAPTER = WORK / "alone"
+VARIANTS: dict[str, dict[str, Any]] = {  # all without gradient checkpointing; rows: of one forward and backward pass, 0 for all
+    "one pass": {"rows": 0},
+    "four rows a pass": {"rows": 4},
+    "a row a pass": {"rows": 1},
+}
 BEST = "four rows a pass"
 """Where no `--search` was asked for."""
 
 
-def child(what: str, options: argparse.Namespace, **changes: Any) -> dict[str, Any]:
-    """The JSON that a process of this script prints last.
-
-    Raises:
-        RuntimeError: it failed, with the end of what it said.
-    """
-    names = ("questions", "samples", "iterations", "lengths", "models", "minibatch", "variant", "alone")
-    given = {key: getattr(options, key) for key in names} | changes
-    flags = [part for key, value in given.items() for part in (f"--{key}", str(value))]
-    quiet = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "PYTHONWARNINGS": "ignore"}
-    command = [sys.executable, __file__, "--child", what, *flags]
-    done = subprocess.run(command, env={**os.environ, **quiet}, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{what} {given}: {done.stderr[-3000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+# --- in a process of its own
 
 
-def search(options: argparse.Namespace) -> str:
-    """Try TRL's variants for one iteration each; the fastest of those that run."""
-    few = argparse.Namespace(**{**vars(options), "iterations": 1})
-    child("prepare", few)
-    found = {}
-    for variant in VARIANTS:
-        try:
-            result = child("grpo/b", few, variant=variant)
-        except RuntimeError as error:
-            print(f"| {variant} | does not run: {str(error).strip().splitlines()[-1]} |", flush=True)
-            continue
-        found[variant] = result["tokens_per_second"]
-        print(f"{json.dumps(result)}\n| {variant} | {found[variant]} tokens/s |", flush=True)
-    best = max(found, key=lambda variant: found[variant])
-    print(f"best: {best}", flush=True)
-    return best
+def settings() -> Any:
+    """Quickstart's, in fp32, with one step a batch as GRPO takes it."""
+    return settings_for({"model.precision": "fp32", "maporl.steps_per_batch": 1, "team.max_rounds_per_episode": 1})
 
 
-def table(part: str, results: Sequence[Mapping[str, Any]]) -> None:
-    """Medians by system, and the part's ratio beside its bar."""
-    runs = {system: [run for run in results if run["part"] == part and run["system"] == system] for system in SYSTEMS[part]}
-    numbers = ("tokens", "seconds", "cpu_seconds", "tokens_per_second", "peak_mib", "loaded_mib")
-    middle = {system: {key: median(run[key] for run in own) for key in numbers} for system, own in runs.items() if own}
-    print(f"\n{part}\n| system | tokens | seconds | CPU seconds | tokens/s | peak memory | above loading |\n|---|---|---|---|---|---|---|")
-    for system, own in middle.items():
-        speeds = [run["tokens_per_second"] for run in runs[system]]
-        name = SYSTEMS[part][system] + (f" ({variant})" if (variant := runs[system][0].get("variant")) else "")
-        print(
-            f"| {name} | {own['tokens']:,.0f} | {own['seconds']:.1f} | {own['cpu_seconds']:.1f} | "
-            f"{own['tokens_per_second']:.1f} ({min(speeds):.1f} to {max(speeds):.1f}) | {own['peak_mib']:,.0f} MiB | "
-            f"{own['peak_mib'] - own['loaded_mib']:,.0f} MiB |"
+def prepare_all() -> dict[str, Any]:
+    """Questions, base and a fresh activated adapter."""
+    from medpipe.models import base
+    from medpipe.models.adapters import AdapterModel
+    from medpipe.team.transcript import Frame
+    from medpipe.training.sft import adapter_config
+
+    told = {} if (WORK / "play.json").is_file() else prepare()
+    if not (ADAPTER / "adapter_config.json").is_file():
+        bare, tokenizer = base.load(base_folder(), "cpu", settings().model)
+        config = adapter_config(bare, settings().training, "bundled")
+        ADAPTER.mkdir(parents=True, exist_ok=True)
+        AdapterModel.with_new(bare, tokenizer, {"agent": config}, activated=True).save_adapter(
+            "agent", ADAPTER, Frame(tokenizer).invocation("reporter")
         )
-    first, second = SYSTEMS[part]
-    if first not in middle or second not in middle:
-        return
-    if part == "memory":
-        above = {system: own["peak_mib"] - own["loaded_mib"] for system, own in middle.items()}
-        ratios = {"ratio": middle["four"]["peak_mib"] / middle["one"]["peak_mib"], "above_loading": above["four"] / above["one"]}
-    else:
-        work = {system: own["tokens"] / own["cpu_seconds"] for system, own in middle.items()}
-        fast = {system: own["tokens_per_second"] for system, own in middle.items()}
-        ratios = {"ratio": fast[first] / fast[second], "by_cpu_seconds": work[first] / work[second]}
-    rounded = {name: round(value, 3) for name, value in ratios.items()}
-    print(json.dumps({"part": part, **rounded, "bar": BARS[part], "runs": len(runs[first])}), flush=True)
+    return told
+
+
+def by_medpipe(options: argparse.Namespace) -> dict[str, Any]:
+    import torch
+
+    from medpipe.models.adapters import AdapterModel
+    from medpipe.team.workflow import Team, rollout
+    from medpipe.training.update import Batch, learners_of, targets, update
+
+    chosen = settings()
+    maporl, adapters = chosen.maporl, {"reporter": "agent"}
+    model = AdapterModel.load(base_folder(), {"agent": ADAPTER, "start_agent": ADAPTER}, "cpu", chosen.model)
+    model._end = int(model.tokenizer.convert_tokens_to_ids(NEVER))  # type: ignore[arg-type]
+    learners = learners_of(model, adapters, maporl)  # type: ignore[arg-type]
+    started = clock()
+    team = Team(model, adapters, chosen.team, maporl.temperature, torch.Generator().manual_seed(0), score)  # type: ignore[arg-type]
+    episodes = team.begin(*cases("play", options.questions), options.samples)
+    batch = Batch(episodes, rollout(team, episodes))
+    drawing = since(started)["cpu_seconds"]
+    numbers = update(learners, [batch], targets(batch, maporl, chosen.rewards), maporl, seed="0")
+    spent = since(started)
+    tokens = sum(len(turn.tokens) for episode in episodes for turn in episode.turns)
+    check_lengths(tokens, len(episodes) * chosen.team.max_new_tokens["reporter"])
+    return {
+        "tokens": tokens,
+        **spent,
+        "generating": drawing,
+        "on_policy_gap": float(f"{numbers['on_policy_gap']:.2g}"),
+        "peak_mib": memory(),
+    }
+
+
+def by_trl(options: argparse.Namespace) -> dict[str, Any]:
+    from datasets import Dataset
+    from peft import get_peft_model
+    from transformers import PrinterCallback
+    from trl.trainer.grpo_config import GRPOConfig  # pyright: ignore[reportMissingImports]
+    from trl.trainer.grpo_trainer import GRPOTrainer  # pyright: ignore[reportMissingImports]
+
+    from medpipe.models import base
+    from medpipe.team.transcript import Frame
+    from medpipe.training.sft import adapter_config
+
+    chosen = settings()
+    maporl, team = chosen.maporl, chosen.team
+    bare, tokenizer = base.load(base_folder(), "cpu", chosen.model)
+    policy: Any = get_peft_model(bare, adapter_config(bare, chosen.training, "bundled"))  # type: ignore[arg-type]
+    frame = Frame(tokenizer)
+    asked = zip(*cases("play", options.questions), strict=True)
+    prompts = [[*frame.header(question, passages, team.max_header_tokens), *frame.invocation("reporter")] for question, passages in asked]
+    texts = [str(tokenizer.decode(prompt)) for prompt in prompts]
+    if tokenizer(texts)["input_ids"] != prompts:
+        raise ValueError("got prompts that TRL would read as other tokens, expected the same token ids for both systems")
+    tokenizer.eos_token = NEVER
+    bare.generation_config.eos_token_id = tokenizer.eos_token_id  # type: ignore[union-attr]
+    counted: list[int] = []
+
+    def rewards(completion_ids: Sequence[Sequence[int]], **others: Any) -> list[float | None]:
+        counted.extend(map(len, completion_ids))
+        return [reward(ids) for ids in completion_ids]
+
+    batch = options.questions * options.samples
+    rows, budget = min(VARIANTS[options.variant]["rows"] or batch, batch), team.max_new_tokens["reporter"]
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = GRPOConfig(
+            output_dir=folder, per_device_train_batch_size=rows, gradient_accumulation_steps=batch // rows, max_steps=1,
+            num_generations=options.samples, max_completion_length=budget, temperature=maporl.temperature, beta=0.0,
+            epsilon=maporl.clip, learning_rate=maporl.learning_rate, lr_scheduler_type="constant", weight_decay=0.0,
+            max_grad_norm=maporl.gradient_clip, gradient_checkpointing=False, bf16=False, use_cpu=True, use_vllm=False,
+            shuffle_dataset=False, logging_strategy="no", save_strategy="no", report_to=[], disable_tqdm=True, seed=0,
+            dataloader_pin_memory=False,
+        )  # fmt: skip
+        data = Dataset.from_list([{"prompt": text} for text in texts])
+        trainer: Any = GRPOTrainer(policy, rewards, arguments, train_dataset=data, processing_class=tokenizer)
+        trainer.remove_callback(PrinterCallback)
+        started = clock()
+        trainer.train()
+        spent = since(started)
+    check_lengths(sum(counted), batch * budget)
+    return {"tokens": sum(counted), **spent, "variant": options.variant, "peak_mib": memory()}
+
+
+def score(episodes: Sequence[Any], round_: int) -> None:
+    """A verifier that costs nothing."""
+    for episode in episodes:
+        for turn in episode.turns:
+            turn.value = reward(turn.tokens)
+
+
+def reward(tokens: Sequence[int]) -> float:
+    """Noise in [0, 1) that any two messages differ in, so that every one of them teaches something."""
+    return sum(tokens) % 997 / 997
+
+
+def check_lengths(tokens: int, expected: int) -> None:
+    """Both systems compute the same."""
+    if tokens != expected:
+        raise ValueError(f"got {tokens} tokens, expected {expected}: the model said {NEVER}")
+
+
+# --- in the process that was called
+
+
+def measure(system: str, options: argparse.Namespace, **changes: Any) -> dict[str, Any]:
+    """One iteration of one system, in a process of its own."""
+    found = child(__file__, system, options, ("questions", "samples", "variant"), **changes)
+    found = {"system": system, **found, "tokens_per_cpu_second": round(found["tokens"] / found["cpu_seconds"], 2)}
+    print(json.dumps(found), flush=True)
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--questions", type=int, default=4, help="of an iteration")
-    parser.add_argument("--samples", type=int, default=4, help="completions or episodes of each question")
-    parser.add_argument("--iterations", type=int, default=2, help="of grpo and memory")
+    parser.add_argument("--questions", type=int, default=4, help="of the iteration")
+    parser.add_argument("--samples", type=int, default=8, help="completions of each question")
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--parts", default=",".join(SYSTEMS), help="which, separated by commas")
-    parser.add_argument("--lengths", default="fixed", choices=["fixed", "free"], help="every message as long as its budget, or as it comes")
-    parser.add_argument("--models", default="", help="folder with base and roles of a finished run; default: fresh adapters")
-    parser.add_argument("--minibatch", type=int, default=0, help="maporl.minibatch of medpipe; 0: quickstart's")
-    parser.add_argument("--alone", type=int, default=0, help="so many episodes are played one at a time; 0: all")
     parser.add_argument("--variant", default=BEST, choices=list(VARIANTS), help="of TRL")
-    parser.add_argument("--search", action="store_true", help="find TRL's best variant first")
+    parser.add_argument("--search", action="store_true", help="find TRL's fastest variant first")
+    parser.add_argument("--json", action="store_true", help="JSON lines in place of the table")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        part, _, system = options.child.partition("/")
-        print(json.dumps(measure(part, system, options) if system else prepare(options)))
+        found = {"prepare": prepare_all, "medpipe": lambda: by_medpipe(options), "TRL": lambda: by_trl(options)}
+        print(json.dumps(found[options.child]()))
         return
-    parts = options.parts.split(",")
-    if unknown := [part for part in parts if part not in SYSTEMS]:
-        parser.error(f"got the part {', '.join(unknown)}: known are {', '.join(SYSTEMS)}")
-    print(json.dumps(child("prepare", options)), flush=True)
+    child(__file__, "prepare", options, ())
     if options.search:
-        options.variant = search(options)
-    results = []
+        speeds = {variant: measure("TRL", options, variant=variant)["tokens_per_cpu_second"] for variant in VARIANTS}
+        options.variant = max(speeds, key=lambda variant: speeds[variant])
+    runs: dict[str, list[dict[str, Any]]] = {system: [] for system in ("medpipe", "TRL")}
     for _ in range(options.repeat):
-        for part in parts:
-            for system in SYSTEMS[part]:
-                results.append(child(f"{part}/{system}", options))
-                print(json.dumps(results[-1]), flush=True)
-    for part in parts:
-        table(part, results)
+        for system, own in runs.items():
+            own.append(measure(system, options))
+    speed = {system: median(run["tokens_per_cpu_second"] for run in own) for system, own in runs.items()}
+    ratio = round(speed["medpipe"] / speed["TRL"], 2)
+    if options.json:
+        print(json.dumps({"completion_tokens_per_cpu_second": speed, "ratio": ratio, "variant": options.variant, "runs": options.repeat}))
+        return
+    print("\n| system | completion tokens | CPU seconds | completion tokens per CPU second | peak memory |\n|---" + "|---" * 4 + "|")
+    for system, own in runs.items():
+        seconds, peak = (median(run[key] for run in own) for key in ("cpu_seconds", "peak_mib"))
+        name = system if system == "medpipe" else f"TRL ({options.variant})"
+        print(f"| {name} | {own[0]['tokens']:,} | {seconds:.1f} | {speed[system]:.1f} | {peak:,.0f} MiB |")
+    print(f"\nmedpipe against TRL: {ratio} x")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,9 @@ from medpipe.schema import LETTERS, QAExample
 
 _ANSWER = re.compile(r"\bAnswer:[ \t]*((?:(?!\bAnswer:)[^\n])*)", re.I)
 _NAME_AND_LETTER = re.compile(r"(?P<name>.*?)\s*\((?P<letter>[A-Za-z])\)")
+SYSTEM = "Planner, researcher, analyst and reporter answer a medical question together."
+CHOOSE, WRITE = "Choose one option: end with Answer: and its name.", "No options: write the answer."
+"""The header's first and last lines. The last says what kind of answer is wanted, next to the turns, where a small model looks."""
 NAME_WORDS = 8
 """Words of an option that an answer repeats; a longer option is cut there, and its letter tells the rest."""
 

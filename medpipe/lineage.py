@@ -31,9 +31,7 @@ TEAM, LONE = "models/maporl_team", "models/agent_rl"
 GROUPS = ("sources", "corpus", "splits", "models", "rewards", "tuning", "evaluation", "release")
 LAST_FIRST = (TEAM, LONE, "models/verifier", *(f"models/{learner}" for learner in LEARNERS), "models/base")
 """Of a run that made several things, the one whose lineage is told."""
-KEY_OF_TASK = {"base": "models/base", "verifier": "models/verifier"}
-FEWEST = 8  # characters of a run's id
-SHOWN = 12  # characters of a hash
+FEWEST, SHOWN = 8, 12  # characters of a run's id that have to be given, of a hash that are shown
 
 
 @dataclass(frozen=True)
@@ -248,12 +246,11 @@ def _as_it_was(head: Told) -> Manifest:
 
 
 def _key(manifest: Manifest) -> str:
-    """The asset of a copied folder."""
+    """The asset of a copied folder; the lone agent is made by the team's task, and from the team."""
     if manifest.task == "sft":
         return f"models/{manifest.metadata.get('role', '')}"
-    if manifest.task == "maporl":  # the lone agent draws as much as a team did, which is told to it
-        return LONE if TEAM in manifest.inputs else TEAM
-    return KEY_OF_TASK.get(manifest.task, manifest.task)
+    maporl = LONE if TEAM in manifest.inputs else TEAM
+    return {"base": "models/base", "verifier": "models/verifier", "maporl": maporl}.get(manifest.task, manifest.task)
 
 
 def _standing_facts(key: str) -> dict[str, Any]:

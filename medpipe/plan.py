@@ -148,7 +148,7 @@ def rows_of(settings: Settings, learners: Sequence[Learner]) -> Rows:
 
     rows = store.read_examples(folder)
     count = min(len(rows), settings.training.max_examples)
-    chosen = pick(rows, min(count, SAMPLE), settings.seed)
+    chosen = pick(rows, min(count, SAMPLE), settings.training.choice_share, settings.seed)
     frame = Frame(AutoTokenizer.from_pretrained(base, local_files_only=True))
     lessons = make_lessons(chosen, EvidenceIndex.load(folder / "evidence"), learners, frame, settings, training=True)
     turns_of = [list(lesson.turns.values()) for lesson in lessons]

@@ -53,7 +53,7 @@ def code_hash(names: tuple[str, ...]) -> str:
     return total.hexdigest()
 
 
-PEOPLE = ("answers.py", "roles.py", "corpus/evidence.py", "corpus/shingles.py", "corpus/text.py", "models", "team")
+PEOPLE = ("answers.py", "roles.py", "corpus/evidence.py", "corpus/retrieval.py", "corpus/shingles.py", "corpus/text.py", "models", "team")
 """Code on which every task depends that lets the four roles speak."""
 
 TASKS: dict[str, Task] = {

@@ -156,6 +156,7 @@ def tokenizer(tiny_base: Path) -> Any:
 def team(tiny_base: Path, tiny_adapters: dict[str, Path]) -> Any:
     """The four roles and a frozen "start_reporter" on one tiny base; for tests that change no weight."""
     from medpipe.models.policy import Policies
+
     from medpipe.schema import ROLES
 
     names = {role: tiny_adapters[f"models/{role}"] for role in ROLES}

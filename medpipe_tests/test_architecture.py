@@ -21,7 +21,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (  # from the ground up; a room is a modul
     ("config", "store", "roles", "questions", "kin"),
     ("job",),
     ("tasks", "tracking", "corpus", "models", "rewards", "evaluation/plots"),
-    ("launch", "team", "lengths", "evaluation/team_plots"),
+    ("launch", "team", "evaluation/team_plots"),
     ("registry",),
     ("training", "evaluation", "consult", "tuning"),
     ("aws",),

@@ -89,7 +89,7 @@ def test_steps_and_tokens_are_those_of_the_lessons_that_a_training_makes(
     finish(settings, "models/base", tiny_base)
     finish(settings, "splits/train", tiny_splits["splits/train"])
     index = EvidenceIndex.load(tiny_splits["splits/train"] / "evidence")
-    rows = sft.pick(store.read_examples(tiny_splits["splits/train"]), 24, settings.seed)
+    rows = sft.pick(store.read_examples(tiny_splits["splits/train"]), 24, settings.training.choice_share, settings.seed)
     lessons = sft.make_lessons(rows, index, LEARNERS, Frame(tokenizer), settings, training=True)
     of, tuned = rows_of(settings, LEARNERS), parts(settings)[TUNED]
     assert of.count == len(lessons) and of.longest == max(len(lesson.tokens) for lesson in lessons)

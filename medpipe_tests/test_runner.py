@@ -14,7 +14,6 @@ import pytest
 from dagster._core.storage.tags import GRPC_INFO_TAG
 
 from medpipe import runner
-from medpipe.errors import MedpipeError
 from medpipe.launch.owner import owner_of
 from medpipe_tests.operations.processes import BIN, DEADLINE, ROOT, Halt, environment, make_workspace, swept, wait_until, working_in
 
@@ -113,15 +112,3 @@ def test_a_killed_run_leaves_no_process_behind_and_the_next_one_goes_on(tmp_path
     assert again.returncode == 0, again.stderr
     assert "was killed before it ended: marked as failed, its slots are free again" in again.stderr
     assert (folder / "outputs" / "sources" / "synthetic" / "manifest.json").is_file()
-
-
-@pytest.mark.parametrize("select", ["*", "models/maporl_team", "evaluation/leaderboard"])
-def test_a_team_of_roles_that_share_no_base_is_refused_before_anything_starts(select: str, instance: dg.DagsterInstance) -> None:
-    with pytest.raises(MedpipeError, match=r"got training\.method = full, expected lora.*train one role alone"):
-        runner.run_graph("smoke", select, ["training.method=full"])
-    assert instance.get_runs() == []
-
-
-def test_a_quantised_base_that_shall_learn_itself_is_refused_before_anything_starts() -> None:
-    with pytest.raises(MedpipeError, match=r"training\.method = full with model\.quantization = 4bit.*set training\.method = lora"):
-        runner.run_graph("smoke", "models/reporter", ["training.method=full", "model.quantization=4bit"])

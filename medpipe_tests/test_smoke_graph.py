@@ -32,7 +32,10 @@ ENVIRONMENT = {
 NARROWER = ("--set", "evaluation.max_questions=3")
 FIELDS = {"id", "question", "answer", "category", "source", "difficulty"}
 RAN = ["evaluation/phenotypes_heldout", "evaluation/safety", "evaluation/synthetic_heldout"]
-NOT_RUN = [f"evaluation/{name}" for name in ("medmcqa", "medqa", "medquad_heldout", "medquad_questions_heldout", "medxpertqa", "mmlu_medical", "pubmedqa")]
+NOT_RUN = [
+    f"evaluation/{name}"
+    for name in ("medmcqa", "medqa", "medquad_heldout", "medquad_questions_heldout", "medxpertqa", "mmlu_medical", "pubmedqa")
+]
 TRACKED = sorted(["models/base", *(f"models/{role}" for role in ROLES), "models/maporl_team", *RAN])
 
 

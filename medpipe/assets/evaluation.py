@@ -21,7 +21,8 @@ from medpipe.resources import Launcher, Profile, without_value
 from medpipe.schema import LEARNERS, Ref
 
 LEADERBOARD = dg.AssetKey(["evaluation", "leaderboard"])
-TRAINED = ["splits/train", "splits/cotrain", "models/base", *(f"models/{learner}" for learner in LEARNERS), "models/maporl_team", "models/agent_rl"]
+MODELS = ["models/base", *(f"models/{learner}" for learner in LEARNERS), "models/maporl_team", "models/agent_rl"]
+TRAINED = ["splits/train", "splits/cotrain", *MODELS]
 EVALUATED = ["sources/benchmarks", "corpus/clean", *TRAINED]
 REPORTED = ["corpus/clean", "splits/validation", *TRAINED]
 

@@ -197,5 +197,5 @@ def _alike(found: Sequence[Mapping[str, Any]]) -> CheckResult:
         name="retrieval_alike", passed=not apart, severity="warn",
         description="training rows are shown the right option's passage as often as held-out ones, within ten points"
         + (f"; but {'; '.join(apart)}" if apart else ""),
-        values={"apart": len(apart), "largest": round(max(map(abs, differences.values()), default=0.0), 4)},
+        values={"compared": len(differences), "apart": len(apart), "largest": round(max(map(abs, differences.values()), default=0.0), 4)},
     )  # fmt: skip

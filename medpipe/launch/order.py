@@ -77,7 +77,7 @@ def write_order(
 
 def command_of(order: Order) -> tuple[str, ...]:
     """What carries the order out: a worker, or several that co-train together."""
-    processes = order.settings.maporl.processes if order.task == "maporl" else 1
+    processes = order.settings.maporl.processes if order.name == "models/maporl_team" else 1
     return WORKER if processes == 1 else (*TOGETHER, str(processes))
 
 

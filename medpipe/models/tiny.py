@@ -20,6 +20,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Config
 
+from medpipe.answers import CHOOSE, SYSTEM, WRITE
 from medpipe.models.tokens import END, START
 from medpipe.schema import LETTERS, ROLES
 
@@ -28,9 +29,10 @@ STEPS, BATCH, RATE = 120, 8, 6e-3
 ANSWERED = 0.75
 """Of the messages on a question with options: so many name one. The others show what becomes of a message without an answer."""
 
-SYSTEM = "Planner, researcher, analyst and reporter answer a medical question. With options, each message ends with Answer: and one option."
 TEXT = (
     SYSTEM,
+    CHOOSE,
+    WRITE,
     "system\nuser\nassistant\nplanner\nresearcher\nanalyst\nreporter\n",
     "Question: Options:\nEvidence:\n[E1] [E2] [E3] [E4] Answer: Answer: Answer: (A) (B) (C) (D) (E) (F) (G) (H) (I) (J)",
     "Type: diagnosis. Focus: the findings described. Plan: compare the findings with each option.",
@@ -96,7 +98,7 @@ def transcript(tokenizer: Any, question: str, options: Sequence[str], said: Sequ
         said: (speaker, message), in order; what is learned are the messages, with their end tokens.
     """
     lines = [f"Question: {question}", *(["Options:"] if options else [])]
-    lines += [f"{option} ({letter})" for letter, option in zip(LETTERS, options, strict=False)]
+    lines += [*(f"{option} ({letter})" for letter, option in zip(LETTERS, options, strict=False)), CHOOSE if options else WRITE]
     ids: list[int] = []
     labels: list[int] = []
     for speaker, text in [("system", SYSTEM), ("user", "\n".join(lines)), *said]:

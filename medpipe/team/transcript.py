@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from medpipe.answers import question_lines, split_answer
+from medpipe.answers import CHOOSE, SYSTEM, WRITE, question_lines, split_answer
 from medpipe.errors import MedpipeError
 from medpipe.models.tokens import END, START, encode, shorten, without_control_tokens
 from medpipe.roles import sentences
@@ -30,7 +30,6 @@ from medpipe.schema import LETTERS, QAExample, Role
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-SYSTEM = "Planner, researcher, analyst and reporter answer a medical question. With options, each message ends with Answer: and one option."
 ALONE = "assistant"
 """The turn of the untrained base model when it answers alone."""
 
@@ -87,6 +86,7 @@ class Frame:
         if evidence:
             shown = [f"[E{number}] {_lettered(passage, question)}" for number, passage in enumerate(evidence, 1)]
             text = "\n".join([text, "Evidence:", *shown])
+        text += f"\n{CHOOSE if question.is_choice else WRITE}"
         return [*self._block("system", SYSTEM), *self._block("user", text)]
 
     def invocation(self, speaker: Role | str) -> list[int]:

@@ -11,6 +11,7 @@ checkpoint. Left out: several devices for one role; gradient scaling, as no weig
 from __future__ import annotations
 
 import math
+import random
 import resource
 import time
 from collections.abc import Mapping, Sequence
@@ -128,9 +129,10 @@ def _forward_backward(
 ) -> dict[Learner, float]:  # fmt: skip
     totals = {name: sum(len(lesson.turns[name].completion) for part in cut for lesson in part) for name in learners}
     losses = dict.fromkeys(learners, 0.0)
-    for part in cut:
+    for number, part in enumerate(cut):
         reading = model.read([lesson.tokens for lesson in part]) if model.activated else None
         for name in learners:
+            torch.manual_seed(random.Random(f"{where}/{name}/{number}").getrandbits(63))  # dropout, whoever learns beside it
             with model.use(name, train=True):
                 scored = model.score(name, [lesson.turns[name] for lesson in part], reading)
                 loss = -scored.logp_N.sum() / totals[name]
@@ -189,24 +191,18 @@ def _save(checkpoints: Checkpoints, model: AdapterModel, optimizers: Mapping[Lea
         weights |= {f"{name}/{key}": value for key, value in model.parameters(name).items()}
         moments |= {f"{name}/{key}": value for key, value in tensors.items()}
         plain[name] = {"groups": state["param_groups"], "others": others}
-    random = {"cpu": torch.get_rng_state(), **({"cuda": torch.cuda.get_rng_state()} if model.device.type == "cuda" else {})}
     documents = {"optimizers": plain, "fitted": vars(fitted)}
-    checkpoints.save(len(fitted.metrics), {"weights": weights, "optimizers": moments, "random": random}, documents)
+    checkpoints.save(len(fitted.metrics), {"weights": weights, "optimizers": moments}, documents)
 
 
 def _load(saved: Checkpoint, model: AdapterModel, optimizers: Mapping[Learner, torch.optim.Optimizer], fitted: Fitted) -> None:
-    weights, moments, plain, random = (
-        saved.tensors("weights"), saved.tensors("optimizers"), saved.document("optimizers"), saved.tensors("random")
-    )  # fmt: skip
+    weights, moments, plain = saved.tensors("weights"), saved.tensors("optimizers"), saved.document("optimizers")
     for name, optimizer in optimizers.items():
         with torch.no_grad():
             for key, value in model.parameters(name).items():
                 value.copy_(weights[f"{name}/{key}"])
         own = {key.removeprefix(f"{name}/"): value for key, value in moments.items() if key.startswith(f"{name}/")}
         optimizer.load_state_dict({"state": join_optimizer(own, plain[name]["others"]), "param_groups": plain[name]["groups"]})
-    torch.set_rng_state(random["cpu"])
-    if "cuda" in random:
-        torch.cuda.set_rng_state(random["cuda"])
     for key, value in saved.document("fitted").items():
         setattr(fitted, key, value)
     fitted.resumed_from.append(saved.step)

@@ -129,7 +129,10 @@ class CoTraining:
 
     def _team(self, temperature: float = 0.0, seed: int = 0, scored: bool = True, say: Callable[[str], None] | None = None) -> Team:
         generator = torch.Generator().manual_seed(seed)
-        return Team(self.models, self.adapters, self.job.settings.team, temperature, generator, self.verifier if scored else None, say)
+        rules = self.job.settings.team
+        if self.job.name == LONE:  # alone there is nobody to agree with: one message is the answer, as in its evaluation
+            rules = rules.model_copy(update={"max_rounds_per_episode": 1})
+        return Team(self.models, self.adapters, rules, temperature, generator, self.verifier if scored else None, say)
 
     def _begin(self, team: Team, questions: Sequence[QAExample], samples: int) -> list[Episode]:
         rules = self.job.settings.team
@@ -257,7 +260,7 @@ class CoTraining:
         size = max(1, self.settings.questions_per_iteration * 2)
         for start in range(0, len(episodes), size):
             rollout(team, episodes[start : start + size])
-        accuracy = fmean(e.final.answer == e.question.answer and not e.final.malformed for e in episodes)
+        accuracy = fmean(e.final.answer == e.question.answer for e in episodes)
         if accuracy > self.progress.best_accuracy:
             self.progress.best, self.progress.best_accuracy, self.best = iteration, accuracy, self._weights()
         self.job.report.log(f"iteration {iteration}: {accuracy:.3f} of {len(episodes)} held-back training-side questions")

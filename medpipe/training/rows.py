@@ -28,7 +28,7 @@ WINDOW = 8
 class Lesson:
     """One row: the tokens of its transcript, and by learner the turn that is learned."""
 
-    tokens: list[int]  # header and the mates' turns, up to the last learner's own turn
+    tokens: list[int]  # header and the mates' turns up to the reporter's own, whoever learns: so all learn in the same passes
     turns: Mapping[Learner, Turn]
 
     def __len__(self) -> int:
@@ -55,11 +55,10 @@ def make_lesson(
     earlier, this = mates_before(row, evidence)
     for said in earlier:
         tokens = [*tokens, *_turn(frame, said, message)]
-    last = max((ROLES.index(name) for name in learners if name != AGENT), default=-1)
-    for said in this[: last + 1]:
+    for said in this:
         if said.role in learners:
             turns[said.role] = lesson(said.role, tokens)
-        if ROLES.index(said.role) < last:
+        if said.role != ROLES[-1]:
             tokens = [*tokens, *_turn(frame, said, message)]
     return Lesson(tokens, {name: turns[name] for name in learners})
 

@@ -45,8 +45,8 @@ def run(jobs: Mapping[str, Job]) -> dict[str, Outcome]:
     bare, tokenizer = base.load(job.inputs["models/base"], job.device, job.settings.model)
     base_before = weights_hash(dict(bare.named_parameters()))
     index, frame = EvidenceIndex.load(job.inputs["splits/train"] / "evidence"), Frame(tokenizer)
-    chosen = pick(store.read_examples(job.inputs["splits/train"]), settings.max_examples, seed)
-    held = pick(store.read_examples(job.inputs["splits/validation"]), VALIDATION_ROWS, seed)
+    chosen = pick(store.read_examples(job.inputs["splits/train"]), settings.max_examples, settings.choice_share, seed)
+    held = pick(store.read_examples(job.inputs["splits/validation"]), VALIDATION_ROWS, settings.choice_share, seed)
     rows = make_lessons(chosen, index, learners, frame, job.settings, training=True)
     held_rows = make_lessons(held, index, learners, frame, job.settings)
     steps = optimizer_steps(rows, settings.batch_size * settings.gradient_accumulation, settings.epochs, f"{seed}/sft")
@@ -122,8 +122,8 @@ def adapter_config(model: Any, settings: Training, base_name: str) -> Any:
     )  # fmt: skip
 
 
-def pick(rows: Sequence[QAExample], count: int, seed: int) -> list[QAExample]:
-    """A seeded sample, half of it multiple choice and spread evenly over the sources, as far as the rows allow."""
+def pick(rows: Sequence[QAExample], count: int, choice_share: float, seed: int) -> list[QAExample]:
+    """A seeded sample with this share of multiple choice, spread evenly over the sources, as far as the rows allow."""
     kinds: dict[tuple[str, bool], list[QAExample]] = {}
     for row in sorted(rows, key=lambda row: row.id):
         kinds.setdefault((row.source, row.is_choice), []).append(row)
@@ -131,7 +131,7 @@ def pick(rows: Sequence[QAExample], count: int, seed: int) -> list[QAExample]:
         random.Random(f"{seed}/{key}").shuffle(group)
     choice = [group for (_, is_choice), group in sorted(kinds.items()) if is_choice]
     text = [group for (_, is_choice), group in sorted(kinds.items()) if not is_choice]
-    wanted = count // 2 if choice and text else count
+    wanted = round(count * choice_share) if choice and text else count
     picked = _round_robin(choice, count - wanted if text else count)
     return picked + _round_robin(text, count - len(picked))
 

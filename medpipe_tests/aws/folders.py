@@ -13,7 +13,7 @@ def finished(outputs: Path, key: str, text: str = "1", name: str = "rows.jsonl",
     partial = outputs / f".{key.replace('/', '_')}"
     store.write_text(partial / name, text)
     files = store.hash_tree(partial)
-    exports = {name: str(outputs / "training_results.json")} if task == "maporl" else {}
+    exports = {name: str(outputs / "training_results.json")} if key == "models/maporl_team" else {}
     manifest = Manifest.model_validate(
         {
             "task": task, "fingerprint": fingerprint, "sha256": store.hash_of_hashes(files), "files": files, "inputs": {}, "settings": {},

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from typing import get_args
 
 import hypothesis
 import pytest

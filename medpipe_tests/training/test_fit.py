@@ -55,7 +55,7 @@ def prepared(root: Path, inputs: dict[str, Path], after_step: Callable[[int], No
     """Jobs of two learners; all of one test's folder share their scratch folder, as the attempts at one asset do."""
     settings = tiny_settings({**LESSON, **{f"training.{key}": value for key, value in overrides.items()}})
     scratch = root.parent / "scratch"
-    scratch.mkdir(exist_ok=True)
+    scratch.mkdir(parents=True, exist_ok=True)
     jobs = {}
     for name in ("models/planner", "models/reporter"):
         job = real_job(name, settings, inputs, root)

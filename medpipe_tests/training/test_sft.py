@@ -78,7 +78,7 @@ def index(inputs: dict[str, Path]) -> EvidenceIndex:
 @pytest.fixture(scope="module")
 def chosen(inputs: dict[str, Path]) -> list[QAExample]:
     """Training rows of both kinds."""
-    rows = sft.pick(store.read_examples(inputs["splits/train"]), 16, 0)
+    rows = sft.pick(store.read_examples(inputs["splits/train"]), 16, 0.5, 0)
     assert {row.is_choice for row in rows} == {True, False}
     return rows
 
@@ -153,7 +153,7 @@ def test_only_the_own_turn_is_learned(
 ) -> None:
     """The first step's loss, taken before any weight moved, is the mean over the tokens of the learner's own turns alone."""
     job, bare = trained.jobs[f"models/{learner}"], AdapterModel.load(inputs["models/base"], {})
-    rows = sft.pick(store.read_examples(inputs["splits/train"]), 4, job.settings.seed)
+    rows = sft.pick(store.read_examples(inputs["splits/train"]), 4, job.settings.training.choice_share, job.settings.seed)
     lessons = sft.make_lessons(rows, index, THREE, frame, job.settings, training=True)
     expected, _ = by_hand(bare, None, [lesson.turns[learner] for lesson in lessons])
     measured = store.read_jsonl(job.out / "metrics.jsonl")
@@ -165,7 +165,9 @@ def test_validation_is_measured_on_what_was_saved_without_dropout(
     trained: Trained, inputs: dict[str, Path], index: EvidenceIndex, frame: Frame
 ) -> None:
     job = trained.jobs["models/reporter"]
-    held = sft.pick(store.read_examples(inputs["splits/validation"]), sft.VALIDATION_ROWS, job.settings.seed)
+    held = sft.pick(
+        store.read_examples(inputs["splits/validation"]), sft.VALIDATION_ROWS, job.settings.training.choice_share, job.settings.seed
+    )
     lessons = sft.make_lessons(held, index, THREE, frame, job.settings)
     model = AdapterModel.load(inputs["models/base"], {"reporter": job.out})
     stats = store.read_json(job.out / "training_stats.json")
@@ -179,7 +181,7 @@ def test_validation_is_measured_on_what_was_saved_without_dropout(
 
 def test_a_learner_ends_with_the_same_bytes_alone_and_beside_others(inputs: dict[str, Path], tmp_path: Path) -> None:
     """Whatever the process' own random state; over several steps whose rows are of unlike lengths."""
-    sizes = {"max_examples": 16, "batch_size": 4, "epochs": 2, "learning_rate": 1e-3}
+    sizes = {"max_examples": 16, "batch_size": 4, "epochs": 2, "learning_rate": 1e-3, "lora_dropout": 0.1}
     together = train(tmp_path / "together", inputs, THREE, **sizes)
     for number, learner in enumerate(THREE):
         torch.manual_seed(1000 * number)
@@ -232,7 +234,7 @@ def test_more_adapter_layers_than_the_model_has_are_refused(inputs: dict[str, Pa
 
 
 def test_a_training_row_is_shown_nothing_of_its_own_answer(inputs: dict[str, Path], index: EvidenceIndex) -> None:
-    rows = [row for row in store.read_examples(inputs["splits/train"]) if not row.is_choice]
+    rows = [row for row in store.read_examples(inputs["splits/train"]) if not row.is_choice][:24]
     shown, open_book = ([index.for_questions(rows, 3, 400, training=training)] for training in (True, False))
 
     def own(found: list[list[list[Any]]]) -> list[str]:
@@ -277,13 +279,13 @@ def test_each_learner_says_something_it_can_say_in_its_budget(chosen: list[QAExa
 def test_rows_are_picked_evenly_over_kinds_and_sources() -> None:
     many = [text_row(n, source="medquad") for n in range(40)] + [text_row(100 + n, source="custom") for n in range(3)]
     many += [choice_row(200 + n, source="synthetic") for n in range(30)]
-    picked = sft.pick(many, 20, seed=0)
+    picked = sft.pick(many, 20, 0.5, seed=0)
     assert Counter((row.source, row.is_choice) for row in picked) == {("synthetic", True): 10, ("medquad", False): 7, ("custom", False): 3}
-    assert picked == sft.pick(many[::-1], 20, seed=0)
-    assert picked != sft.pick(many, 20, seed=1)
-    assert len(sft.pick(many, 500, seed=0)) == len(many)
-    assert all(not row.is_choice for row in sft.pick(many[:43], 20, seed=0)) and len(sft.pick(many[43:], 20, seed=0)) == 20
-    assert sft.pick([], 5, seed=0) == []
+    assert picked == sft.pick(many[::-1], 20, 0.5, seed=0)
+    assert picked != sft.pick(many, 20, 0.5, seed=1)
+    assert len(sft.pick(many, 500, 0.5, seed=0)) == len(many)
+    assert all(not row.is_choice for row in sft.pick(many[:43], 20, 0.5, seed=0)) and len(sft.pick(many[43:], 20, 0.5, seed=0)) == 20
+    assert sft.pick([], 5, 0.5, seed=0) == []
 
 
 def lesson_of(number: int, length: int) -> Lesson:
