@@ -134,7 +134,7 @@ def distil(encoder: Path) -> None:
     def work() -> None:
         from model2vec.distill import distill  # pyright: ignore[reportMissingImports]
 
-        from medpipe.rewards.similarity import model_folder
+        from medpipe.minilm import model_folder
 
         distill(str(model_folder()), device="cpu").save_pretrained(encoder)
 

@@ -53,22 +53,27 @@ def code_hash(names: tuple[str, ...]) -> str:
     return total.hexdigest()
 
 
-PEOPLE = ("answers.py", "roles.py", "corpus/evidence.py", "corpus/retrieval.py", "corpus/shingles.py", "corpus/text.py", "models", "team")
+PEOPLE = (
+    "answers.py", "roles.py", "corpus/evidence.py", "corpus/retrieval.py", "corpus/groups.py", "corpus/shingles.py", "corpus/text.py",
+    "minilm.py", "models", "team",
+)  # fmt: skip
 """Code on which every task depends that lets the four roles speak."""
 
+CORPUS = ("answers.py", "roles.py", "minilm.py", "corpus")
+
 TASKS: dict[str, Task] = {
-    "source": Task("medpipe.corpus.sources:run", ("corpus",), ("corpus",)),
-    "benchmarks": Task("medpipe.corpus.benchmarks:run", (), ("corpus",)),
-    "clean": Task("medpipe.corpus.cleaning:run", ("corpus",), ("corpus", "roles.py")),
-    "split": Task("medpipe.corpus.splits:run", ("corpus",), ("corpus", "roles.py")),
-    "base": Task("medpipe.models.base:run", ("model",), ("models/tiny.py",)),
+    "source": Task("medpipe.corpus.sources:run", ("corpus",), CORPUS),
+    "benchmarks": Task("medpipe.corpus.benchmarks:run", (), CORPUS),
+    "clean": Task("medpipe.corpus.cleaning:run", ("corpus",), CORPUS),
+    "split": Task("medpipe.corpus.splits:run", ("corpus",), CORPUS),
+    "base": Task("medpipe.models.base:run", ("model",), ("answers.py", "models/tiny.py", "models/kv_cache.py", "models/tokens.py")),
     "sft": Task(
         "medpipe.training.sft:run",
         ("model", "training", "team"),
         ("training/checkpoint.py", "training/fit.py", "training/rows.py", "corpus/validation.py", *PEOPLE),
         joint=True,
     ),
-    "audit": Task("medpipe.rewards.audit:run", ("rewards",), ("answers.py", "rewards", "roles.py")),
+    "audit": Task("medpipe.rewards.audit:run", ("rewards",), ("answers.py", "minilm.py", "rewards", "roles.py")),
     "verifier": Task(
         "medpipe.training.learned:run",
         ("model", "training", "team", "maporl"),

@@ -19,6 +19,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (  # from the ground up; a room is a modul
     ("__init__", "errors", "schema"),
     ("answers",),
     ("config", "store", "roles", "questions", "kin"),
+    ("minilm",),
     ("job",),
     ("tasks", "tracking", "corpus", "models", "rewards", "evaluation/plots"),
     ("launch", "team", "evaluation/team_plots"),
@@ -47,8 +48,8 @@ VENDORS = {  # import → where it may stand
     "great_expectations": ("corpus/expectations",),
     "langgraph": ("team",),
     "peft": ("models", "training"),
-    "sentence_transformers": ("rewards/similarity",),
-    "bm25s": ("corpus/evidence",),
+    "sentence_transformers": ("minilm",),
+    "bm25s": ("corpus/retrieval",),
     "rensa": ("corpus/shingles",),
     "ftfy": ("corpus/repair",),
     "datasets": ("corpus",),
@@ -60,7 +61,7 @@ VENDORS = {  # import → where it may stand
 PICKLING = ("pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve")
 UNSAFE_CALLS = ("torch.load", "torch.save", "yaml.load", "yaml.unsafe_load", "yaml.full_load", "eval", "exec")
 UNSAFE_OPTIONS = ("trust_remote_code", "allow_pickle")
-MOST_LINES = 400
+MOST_LINES, MOST_TEST_LINES = 600, 700
 
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 TESTS = PACKAGE.parent / "medpipe_tests"
@@ -153,7 +154,8 @@ def test_a_module_opens_with_what_it_is(name: str) -> None:
 def test_every_file_can_be_read_in_one_sitting() -> None:
     files = [*PACKAGE.rglob("*.py"), *TESTS.rglob("*.py")]
     lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in files}
-    assert {str(path): length for path, length in lengths.items() if length > MOST_LINES} == {}
+    most = {path: MOST_TEST_LINES if path.is_relative_to(TESTS) else MOST_LINES for path in files}
+    assert {str(path): length for path, length in lengths.items() if length > most[path]} == {}
 
 
 def test_no_name_of_a_file_is_a_vendors_name() -> None:
@@ -187,6 +189,8 @@ def test_a_fingerprint_covers_all_code_that_the_work_imports(key: str) -> None:
     covered = {start, "__init__.py", "schema.py", "store.py"}
     for code in task.code:
         covered |= {name for name in FILES if name == code or name.startswith(f"{code}/")}
-    titles_only = {"roles.py", *(name for name in FILES if name.startswith("corpus/"))} if key in ("leaderboard", "report") else set()
+    titles_only: set[str] = set()
+    if key in ("leaderboard", "report"):
+        titles_only = {"answers.py", "minilm.py", "roles.py", *(name for name in FILES if name.startswith("corpus/"))}
     pictures = {"evaluation/plots.py", "evaluation/team_plots.py"}
     assert reached - covered - titles_only - pictures - {"errors.py", "config.py", "job.py"} == set()

@@ -131,7 +131,7 @@ def test_a_model_carries_a_blocking_check(key: str) -> None:
 def test_training_data_carries_checks_and_those_that_only_tell_are_these(key: str) -> None:
     blocking = {check.name for check in checks_of(key) if check.blocking}
     assert "schema_and_ranges" in blocking and ("no_focus_overlap" in blocking) == key.startswith("splits/")
-    assert {check.name for check in checks_of(key)} - blocking <= {"drift", "decontaminated", "shares_by_source"}
+    assert {check.name for check in checks_of(key)} - blocking <= {"drift", "decontaminated", "shares_by_source", "retrieval_alike"}
 
 
 def test_a_source_that_cant_be_had_blocks_nothing_and_wrong_rows_do() -> None:

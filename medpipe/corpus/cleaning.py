@@ -114,9 +114,10 @@ class _Written:
         """dataset_summary.json: of the rows that the data folder shows; of the held-out ones only their number is told."""
         counts = {field: dict(counter.most_common()) for field, counter in self._shown.items()}
         return {
-            "total_samples": self._parts["train"] + self._parts["validation"], "categories": counts["category"],
+            "total_samples": sum(self._parts[part] for part in ("train", "cotrain", "validation")), "categories": counts["category"],
             "sources": counts["source"], "difficulty_levels": counts["difficulty"], "training_samples": self._parts["train"],
-            "cotraining_samples": self._parts["cotrain"], "validation_samples": self._parts["validation"], "heldout_samples": self._parts["heldout"], "notice": NOTICE,
+            "cotraining_samples": self._parts["cotrain"], "validation_samples": self._parts["validation"],
+            "heldout_samples": self._parts["heldout"], "notice": NOTICE,
         }  # fmt: skip
 
 

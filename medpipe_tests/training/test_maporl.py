@@ -176,7 +176,7 @@ class Breaks(WorkReporter):
 
 @pytest.mark.parametrize("advantage", ["loo", "gae"])
 def test_six_iterations_are_three_a_break_and_three_more_bit_for_bit(inputs: dict[str, Path], tmp_path: Path, advantage: str) -> None:
-    """tests of real processes and SIGKILL: test_co_training.py"""
+    """Within one process; test_co_training.py kills real ones."""
     how = {"iterations": 6, "advantage": advantage, "select_every": 2, "verifier": "exact", "samples_per_question": 2}
     torch.manual_seed(1)
     whole, _ = co_train(inputs, tmp_path / "whole", **how)
@@ -194,7 +194,9 @@ def test_six_iterations_are_three_a_break_and_three_more_bit_for_bit(inputs: dic
 
 def test_a_base_for_each_role_learns_what_a_shared_one_does(inputs: dict[str, Path], tmp_path: Path) -> None:
     shared, spread = (co_train(inputs, tmp_path / place, placement=place, verifier="exact")[0] for place in ("shared", "per_role"))
-    assert adapters(shared) == adapters(spread) and measured(shared) == measured(spread)
+    assert adapters(shared) == adapters(spread)
+    for one, other in zip(measured(shared), measured(spread), strict=True):
+        assert one == pytest.approx(other)
     assert "planner on cpu" in (tmp_path / "per_role" / "log.txt").read_text(encoding="utf-8")
 
 
@@ -279,7 +281,7 @@ def test_a_role_that_can_no_longer_be_read_gets_the_best_adapters_back_at_half_t
     rates: list[list[float]] = []
 
     def seen(team: Team, episodes: Sequence[Episode]) -> None:
-        if team.verifier is not None:
+        if team.temperature:
             played.append(1)
             for turn in (turn for episode in episodes for turn in episode.turns):
                 if turn.role == "analyst":
@@ -293,7 +295,6 @@ def test_a_role_that_can_no_longer_be_read_gets_the_best_adapters_back_at_half_t
         or true(learners, *rest, **more),
     )  # fmt: skip
     job = job_of(inputs, tmp_path, iterations=3, select_every=0, redraw=0.0, verifier="exact", max_unparsed=0.9, learning_rate=0.004)
-    (tmp_path / "log.txt").unlink(missing_ok=True)
     training = maporl.CoTraining(job)
     start = weights_hash(training.best)
     restored: list[str] = []
