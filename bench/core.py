@@ -32,6 +32,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -56,7 +57,8 @@ OLD_SYSTEMS = (
 QUESTIONS, SAMPLES = 3, 8
 BY_FORMER = ("old", "same")
 PARTS: dict[str, tuple[str, ...]] = {
-    "sft": ("old", "same", "new", "bf16"), "adapters": ("new", "lora"), "episodes": ("old", "new", "bf16"), "evaluation": ("old", "new"), "toy": ("old", "new"),
+    "sft": ("old", "same", "new", "bf16"), "adapters": ("new", "lora"), "episodes": ("old", "new", "bf16"), "evaluation": ("old", "new"),
+    "toy": ("old", "new"),
 }  # fmt: skip
 NAMES = {"old": "before", "same": "before, on our tokens", "new": "now", "bf16": "now, bf16", "lora": "now, whole-sequence adapters"}
 UNITS = {"sft": "rows", "adapters": "rows", "episodes": "episodes", "evaluation": "items", "toy": "games"}
@@ -126,7 +128,8 @@ def sft_now(
         found |= {"held_loss": round(mean, 4), "by_role": {role: round(value, 4) for role, value in losses.items()}, "held_rows": len(held)}
     own = [turn for lesson in lessons for turn in lesson.turns.values()]
     tokens = {
-        "prompt_tokens": sum(len(turn.context) + len(turn.invocation) for turn in own), "target_tokens": sum(len(t.completion) for t in own),
+        "prompt_tokens": sum(len(turn.context) + len(turn.invocation) for turn in own),
+        "target_tokens": sum(len(t.completion) for t in own),
         "read_tokens": sum(len(lesson.tokens) for lesson in lessons),
     }  # fmt: skip
     return {"done": len(lessons), **spent, **tokens, **found}
@@ -198,6 +201,11 @@ def settings_before(**changes: Any) -> Any:
     return settings_for({**SHARED, **BEFORE, "model.precision": "fp32", **changes})
 
 
+def former(module: str) -> Any:
+    """A module of the code before; some are gone from the present one."""
+    return import_module(f"medpipe.{module}")
+
+
 class Found:
     """The prepared passages, in place of the former index."""
 
@@ -212,13 +220,11 @@ class Found:
 
 
 def sft_before(options: argparse.Namespace, same: bool = False) -> dict[str, Any]:
-    from medpipe.training.batches import Row, optimizer_steps  # pyright: ignore[reportMissingImports]
-    from medpipe.training.trainer import fit  # pyright: ignore[reportMissingImports]
 
     from medpipe.models import base
     from medpipe.schema import ROLES
-    from medpipe.training.sft import role_rows, with_adapter  # pyright: ignore[reportAttributeAccessIssue]
 
+    batches, sft, trainer = former("training.batches"), former("training.sft"), former("training.trainer")
     settings = settings_before()
     rows, passages = cases("learn", options.rows)
     wall = work = 0.0
@@ -228,13 +234,14 @@ def sft_before(options: argparse.Namespace, same: bool = False) -> dict[str, Any
         with tempfile.TemporaryDirectory() as folder:
             job = job_for(settings, f"models/{role}", Path(folder))
             if same:
-                made = [Row(*pair) for pair in json.loads((WORK / "tokens.json").read_text(encoding="utf-8"))[role]]
+                made = [batches.Row(*pair) for pair in json.loads((WORK / "tokens.json").read_text(encoding="utf-8"))[role]]
             else:
-                made = role_rows(role, rows, Found(passages), tokenizer, job)
-            policies = with_adapter(bare, tokenizer, role, settings.training, settings.model.name)
-            steps, loaded = optimizer_steps(made, settings.training.batch_size, 1, f"0/{role}"), loaded or memory()
+                made = sft.role_rows(role, rows, Found(passages), tokenizer, job)
+            policies = sft.with_adapter(bare, tokenizer, role, settings.training, settings.model.name)
+            steps = batches.optimizer_steps(made, settings.training.batch_size, 1, f"0/{role}")
+            loaded = loaded or memory()
             started = clock()
-            fit(policies, role, steps, job)
+            trainer.fit(policies, role, steps, job)
             spent = since(started)
         wall, work = wall + spent["seconds"], work + spent["cpu_seconds"]
         prompt_tokens += sum(len(row.prompt) for row in made)
@@ -249,54 +256,44 @@ def sft_before(options: argparse.Namespace, same: bool = False) -> dict[str, Any
 
 def episodes_before(options: argparse.Namespace) -> dict[str, Any]:
     import torch
-    from medpipe.models.policy import Policies  # pyright: ignore[reportMissingImports]
 
     from medpipe.schema import ROLES
-    from medpipe.team.episode import Episode
-    from medpipe.team.workflow import Crew, play  # pyright: ignore[reportAttributeAccessIssue]
-    from medpipe.training.update import learners_of, targets, update
-    from medpipe.training.verifiers import open_verifier
 
-    old: Any = (Episode, learners_of, targets, update, open_verifier)  # of the former code, whose signatures differ
-    episode, learners_, targets_, update_, verifier_ = old
+    workflow, learning = former("team.workflow"), former("training.update")
     settings = settings_before(**{"team.max_rounds_per_episode": 1})
     folders = {name: WORK / "old" / role for role in ROLES for name in (role, f"start_{role}")}
-    policies = Policies.load(base_folder(), folders, "cpu", settings.model)
+    policies = former("models.policy").Policies.load(base_folder(), folders, "cpu", settings.model)
     if options.lengths == "fixed":
         policies.tokenizer.eos_token = NEVER
-    verifier = verifier_(job_for(settings, "models/maporl_team", WORK / "none"), policies, cases("learn", 32)[0])
-    learners, loaded = learners_(policies, settings.maporl), memory()
+    job = job_for(settings, "models/maporl_team", WORK / "none")
+    verifier = former("training.verifiers").open_verifier(job, policies, cases("learn", 32)[0])
+    learners, loaded = learning.learners_of(policies, settings.maporl), memory()
     asked = zip(*cases("play", QUESTIONS), strict=True)
-    episodes = [episode(question, passages, n) for question, passages in asked for n in range(SAMPLES)]
+    episodes = [former("team.episode").Episode(question, passages, n) for question, passages in asked for n in range(SAMPLES)]
     started = clock()
-    crew = Crew(policies, {role: role for role in ROLES}, settings.team, 1.0, torch.Generator().manual_seed(0), verifier)
-    play(crew, episodes)
+    generator = torch.Generator().manual_seed(0)
+    workflow.play(workflow.Crew(policies, {role: role for role in ROLES}, settings.team, 1.0, generator, verifier), episodes)
     played = since(started)["cpu_seconds"]
-    numbers = update_(learners, episodes, targets_(episodes, settings.maporl, settings.rewards), settings.maporl, True)
+    goals = learning.targets(episodes, settings.maporl, settings.rewards)
+    numbers = learning.update(learners, episodes, goals, settings.maporl, True)
     return told(episodes, since(started), played, numbers, loaded)
 
 
 def evaluation_before(options: argparse.Namespace) -> dict[str, Any]:
-    from medpipe.models.policy import Policies  # pyright: ignore[reportMissingImports]
-
-    from medpipe.evaluation import evaluate, systems
     from medpipe.schema import ROLES
 
-    old: Any = systems
+    systems, evaluate = former("evaluation.systems"), former("evaluation.evaluate")
     settings = settings_before(**{"team.max_rounds_per_episode": 2})
     questions, texts = cases("asked", options.questions)
     with tempfile.TemporaryDirectory() as folder:
-        bench = old.Bench.__new__(old.Bench)  # without its own search for evidence
+        bench = systems.Bench.__new__(systems.Bench)  # without its own search for evidence
         bench.job, bench.questions = job_for(settings, "evaluation/synthetic_heldout", Path(folder)), questions
         adapters = {f"{stage}_{role}": WORK / "old" / role for stage in ("sft", "maporl") for role in ROLES}
-        bench.policies = Policies.load(base_folder(), adapters, "cpu", settings.model)
-        bench.speakers, bench.evidence, bench.evidence_from = old.Remembered(bench.policies), texts, ["local index"] * len(texts)
+        bench.policies = former("models.policy").Policies.load(base_folder(), adapters, "cpu", settings.model)
+        bench.speakers, bench.evidence, bench.evidence_from = systems.Remembered(bench.policies), texts, ["local index"] * len(texts)
         loaded, started = memory(), clock()
-        answer: Any = vars(evaluate)["answer"]
-        rows = {
-            name: answer(bench, name, old.SYSTEMS[name], range(len(questions)), lambda asked, given: [0.0] * len(asked))
-            for name in OLD_SYSTEMS
-        }
+        numbers, judge = range(len(questions)), lambda asked, given: [0.0] * len(asked)
+        rows = {name: evaluate.answer(bench, name, systems.SYSTEMS[name], numbers, judge) for name in OLD_SYSTEMS}
         return evaluated(rows, since(started), loaded)
 
 
@@ -306,7 +303,8 @@ def evaluation_before(options: argparse.Namespace) -> dict[str, Any]:
 def told(episodes: Sequence[Any], spent: dict[str, float], played: float, numbers: dict[str, float], loaded: int) -> dict[str, Any]:
     said = [len(turn.tokens) for episode in episodes for turn in episode.turns]
     return {
-        "done": len(episodes), **spent, "rollout_cpu_seconds": played, "drawn_tokens": sum(said), "peak_mib": memory(), "loaded_mib": loaded,
+        "done": len(episodes), **spent, "rollout_cpu_seconds": played, "drawn_tokens": sum(said), "peak_mib": memory(),
+        "loaded_mib": loaded,
         "on_policy_gap": float(f"{numbers['on_policy_gap']:.2g}"),
     }  # fmt: skip
 
@@ -365,7 +363,8 @@ def table(results: Sequence[dict[str, Any]], as_json: bool) -> None:
                 key: own[0][key] for key in ("held_loss", "drawn_tokens", "prompt_tokens", "target_tokens", "read_tokens") if key in own[0]
             }
             lines.append({
-                "part": part, "system": NAMES[system], "runs": len(own), "done": own[0]["done"], "unit": UNITS[part], "cpu_seconds": seconds,
+                "part": part, "system": NAMES[system], "runs": len(own), "done": own[0]["done"], "unit": UNITS[part],
+                "cpu_seconds": seconds,
                 "per_cpu_second": float(f"{speed:.3g}"), "ratio": round(speed / least, 2), "peak_mib": peak, **extra,
             })  # fmt: skip
     if as_json:

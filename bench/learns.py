@@ -1,16 +1,16 @@
-"""Does co-training teach a real model? SmolLM2-135M on held-out multiple choice with evidence, three seeds (docs/learns.md).
+"""Does co-training teach a real model? SmolLM2-135M on held-out multiple choice with evidence, by seed (docs/learns.md).
 
-    python bench/learns.py [--seeds 3] [--questions 80] [--plot docs/img/learns.png]
+    python bench/learns.py [--questions bundled] [--seeds 3] [--count 200] [--set maporl.iterations=8]
 
-Four roles are fine-tuned once on the bundled corpus (bench/learns.yaml, through the graph). From there one team per seed is
-co-trained by medpipe/training/maporl.py itself. Then the fine-tuned team and every co-trained one play the same held-out
-questions, greedily, in the same workflow, scored by the same medical reward. Held-out are the conditions: no row about them
-was learned from; what the library says of them may be looked up, as in training.
+The corpus and the base are made once by the graph (bench/learns.yaml). Then, for each seed, by the functions that the graph runs: the four
+roles and the lone agent are fine-tuned on the same rows, the team is co-trained on the co-training split, the lone agent is trained by RL
+on as many drawn tokens, and all answer the same held-out questions: a look-up without any model, the agent before and after, the
+team before and after. Held-out are the topics: no row about them was learned from.
 
-Told are the answer's accuracy (the reporter's letter; none counts as wrong), the team reward (mean V of the four messages),
-and the differences to the fine-tuned team with paired bootstrap intervals: over questions, and over conditions, whose
-questions are alike. Each part is a process of its own; what is finished is not made again, and a co-training that was
-killed goes on from its checkpoint. Left out: free text, seeds of the fine-tuning, other models.
+Told are the share of right answers with its interval, and the co-trained team's difference to each of the others, paired, with a
+bootstrap interval over topics, whose questions are alike. Each step is a process of its own; what is finished is not made again, and a
+training that was killed goes on from its checkpoint. `--questions` chooses the bundled conditions or diseases of the Human Phenotype
+Ontology. Left out: free text, other models, and a team fine-tuned on as many more questions.
 """
 
 from __future__ import annotations
@@ -18,13 +18,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -36,17 +34,20 @@ if TYPE_CHECKING:
     from medpipe.job import Job
 
 PROFILE = Path(__file__).with_suffix(".yaml")
-WORK = Path("outputs/bench/learns")
+SOURCES = {"bundled": "synthetic", "phenotypes": "phenotypes"}
 ROLES = ("planner", "researcher", "analyst", "reporter")
-START = "fine-tuned"
-COMPARED = ("accuracy", "reward")
+SYSTEMS = ("retrieval_alone", "one_agent_with_evidence", "one_agent_rl", "sft_team", "maporl_team")
+TEAM = "maporl_team"
+STEPS = ("sft", "team", "agent", "ask")
+MADE = ("sources/benchmarks", "corpus/clean", "splits/train", "splits/cotrain", "splits/validation", "models/base")
+"""What the graph makes, for all seeds."""
 
 
 # --- in a process of its own
 
 
 class Told(Quiet):
-    """A reporter that keeps the metrics and says one line per iteration."""
+    """A reporter that keeps the metrics and says how far it is."""
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "metrics.jsonl"
@@ -59,220 +60,196 @@ class Told(Quiet):
     warn = log
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Keep them; a line with the most telling ones."""
+        """Keep them; of co-training a line with the most telling ones."""
         with self._file.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps({"step": step, **values}) + "\n")
-        names = ("reward/team", "answer_accuracy", "kl", "entropy", "malformed", "seconds")
-        self.log(f"{step}: " + ", ".join(f"{name} {values[name]:.3f}" for name in names))
+        names = ("reward/team", "answer_accuracy", "flat", "malformed", "seconds")
+        if "reward/team" in values:
+            self.log(f"{step}: " + ", ".join(f"{name} {values[name]:.3f}" for name in names if name in values))
 
 
-def job_of(settings: Settings, out: Path) -> Job:
-    """The job that the graph would run as models/maporl_team, on folders that the graph has made."""
+def job_of(name: str, settings: Settings, folder: Path, made: Mapping[str, Path], scratch: str) -> Job:
+    """The job that the graph would run, on folders of this script."""
     from medpipe.job import Job
 
-    made = {key: WORK / key for key in ("models/base", "splits/train", *(f"models/{role}" for role in ROLES))}
+    out = folder / name
     out.mkdir(parents=True, exist_ok=True)
-    return Job("models/maporl_team", settings, made, out, out / "scratch", "cpu", Told(out))
+    (folder / "scratch" / scratch).mkdir(parents=True, exist_ok=True)
+    return Job(name, settings, made, out, folder / "scratch" / scratch, "cpu", Told(out))
 
 
-def train(seed: int, settings: Settings) -> dict[str, Any]:
-    """Co-train one team, unless it is there."""
+def step(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Do one step for one seed, unless it is done; returns what is to be told of it."""
     from medpipe import store
-    from medpipe.training import maporl
 
-    out = WORK / f"seed-{seed}"
-    done = out / "done.json"
+    settings = settings_of(options)
+    folder = settings.outputs / f"seed-{seed}"
+    done = folder / f"{name}{f'-{options.count}' if name == 'ask' else ''}.json"
     if not done.is_file():
-        outcome = maporl.run(job_of(settings.model_copy(update={"seed": seed}), out))
-        failed = [check.name for check in outcome.checks if not check.passed]
-        if failed:
-            raise RuntimeError(f"got failed checks {failed}, expected none, in the co-training with seed {seed}")
-        rows = store.read_jsonl(out / "metrics.jsonl")
-        store.write_json(done, {"seed": seed, "seconds": round(sum(row["seconds"] for row in rows), 1), "iterations": len(rows)})
+        began = time.monotonic()
+        made = {key: settings.outputs / key for key in MADE}
+        made |= {f"models/{model}": folder / "models" / model for model in (*ROLES, "agent", "maporl_team", "agent_rl")}
+        found = {"sft": fine_tune, "team": co_train, "agent": co_train, "ask": ask}[name](name, settings, seed, folder, made, options)
+        store.write_json(done, {"step": name, "seed": seed, "seconds": round(time.monotonic() - began, 1), **found})
     return store.read_json(done)
 
 
-def play(seed: int | None, settings: Settings, count: int) -> list[dict[str, Any]]:
-    """One team on the held-out questions, greedily: one row per question."""
-    from medpipe.models.policy import Policies
+def fine_tune(
+    name: str, settings: Settings, seed: int, folder: Path, made: Mapping[str, Path], options: argparse.Namespace
+) -> dict[str, Any]:  # fmt: skip
+    """The four roles and the lone agent, in one pass."""
+    from medpipe.training import sft
 
+    own = settings.model_copy(update={"seed": seed})
+    keys = [f"models/{learner}" for learner in (*ROLES, "agent")]
+    outcomes = sft.run({key: job_of(key, own, folder, made, "sft") for key in keys})
+    refuse_failed(
+        {check.name for outcome in outcomes.values() for check in outcome.checks if not check.passed and check.severity == "error"}
+    )
+    return {"validation_loss": {key.partition("/")[2]: outcomes[key].metadata["validation_loss_after"] for key in keys}}
+
+
+def co_train(
+    name: str, settings: Settings, seed: int, folder: Path, made: Mapping[str, Path], options: argparse.Namespace
+) -> dict[str, Any]:  # fmt: skip
+    """The team, or the lone agent on as many drawn tokens."""
+    from medpipe.training import maporl
+
+    key = "models/maporl_team" if name == "team" else "models/agent_rl"
+    outcome = maporl.run(job_of(key, settings.model_copy(update={"seed": seed}), folder, made, name))
+    refuse_failed({check.name for check in outcome.checks if not check.passed and check.severity == "error"})
+    names = ("iterations", "kept_iteration", "selection_accuracy", "drawn_tokens", "rate_halved", "malformed_last")
+    return {name: outcome.metadata[name] for name in names}
+
+
+def ask(
+    name: str, settings: Settings, seed: int, folder: Path, made: Mapping[str, Path], options: argparse.Namespace
+) -> dict[str, Any]:  # fmt: skip
+    """All systems on the same held-out questions, whatever the seed."""
     from medpipe import store
-    from medpipe.corpus.evidence import EvidenceIndex
-    from medpipe.corpus.splits import heldout
-    from medpipe.evaluation.benchmarks import choose
-    from medpipe.roles import question_text
-    from medpipe.schema import ROLES, Role
-    from medpipe.team.episode import Episode
-    from medpipe.team.workflow import Crew
-    from medpipe.team.workflow import play as played
-    from medpipe.training.verifiers import open_verifier
+    from medpipe.evaluation import benchmarks, evaluate
 
-    team, rules = ("start" if seed is None else f"seed-{seed}"), settings.team
-    file = WORK / f"played-{team}-{count}.json"
-    if not file.is_file():
-        out = WORK / ("models" if seed is None else team)
-        adapters = {role: out / role for role in ROLES}
-        # The verifier's helper scores free text only, of which there is none here.
-        policies = Policies.load(WORK / "models/base", {**adapters, "start_reporter": WORK / "models/reporter"}, "cpu", settings.model)
-        job = job_of(settings, WORK / "scratch")
-        verifier = open_verifier(job, policies, store.read_examples(WORK / "splits/train"))
-        questions = choose([row for row in heldout(WORK / "corpus/clean", "synthetic") if row.is_choice], count, settings.seed)
-        asked = [(question_text(question), None) for question in questions]
-        found = EvidenceIndex.load(WORK / "splits/train/evidence").search_many(asked, rules.evidence_passages, rules.evidence_chars)
-        speakers: dict[Role, str | None] = {role: role for role in ROLES}
-        crew, rows = Crew(policies, speakers, rules, verifier=verifier), []
-        for start in range(0, len(questions), 16):
-            pairs = zip(questions[start : start + 16], found[start : start + 16], strict=True)
-            rows += [_told(e) for e in played(crew, [Episode(q, [p.text for p in passages]) for q, passages in pairs])]
-        store.write_json(file, rows)
-    return store.read_json(file)
+    benchmark = f"{SOURCES[options.questions]}_heldout"
+    chosen = settings.evaluation.model_copy(update={"systems": SYSTEMS, "max_questions": options.count, "limits": {}})
+    job = job_of(f"evaluation/{benchmark}", settings.model_copy(update={"evaluation": chosen}), folder, made, f"ask-{options.count}")
+    evaluate.run(job)
+    topics = {row.id: row.focus for row in benchmarks.load(benchmark, made)}
+    rows = {system: store.read_jsonl(job.scratch / "items" / f"{system}.jsonl") for system in SYSTEMS}
+    scores = {system: {row["id"]: float(row["score"]) for row in own} for system, own in rows.items()}
+    unparsed = {system: sum(not row["parsed"] for row in own) for system, own in rows.items()}
+    tokens = {system: fmean(row["tokens"] for row in own) for system, own in rows.items()}
+    return {"scores": scores, "topics": {id: topics[id] for id in scores[TEAM]}, "unparsed": unparsed, "tokens": tokens}
 
 
-def _told(episode: Any) -> dict[str, Any]:
-    right = episode.question.answer
-    best = episode.evidence[0].partition(":")[0] if episode.evidence else ""
-    return {
-        "id": episode.question.id, "condition": episode.question.focus, "accuracy": float(episode.final.answer == right),
-        "reward": fmean(turn.scored for turn in episode.turns), "malformed": fmean(bool(turn.malformed) for turn in episode.turns),
-        "tokens": sum(len(turn.tokens) for turn in episode.turns), "first_passage_right": float(best == episode.question.answer_text),
-        **{turn.role: float(turn.answer == right) for turn in episode.turns},
-        "transcript": episode.transcript(),
-    }  # fmt: skip
+def refuse_failed(names: set[str]) -> None:
+    """Numbers of a training whose checks failed mean nothing."""
+    if names:
+        raise RuntimeError(f"got failed checks {sorted(names)}, expected none")
+
+
+def settings_of(options: argparse.Namespace) -> Settings:
+    from medpipe.config import load_profile, parse_override
+
+    return load_profile(str(PROFILE), dict(parse_override(text) for text in overrides(options)))
+
+
+def overrides(options: argparse.Namespace) -> list[str]:
+    """The exceptions to the profile: which questions, where to, and what the caller sets."""
+    outputs = Path(options.work) / options.questions
+    return [f"corpus.use=[{SOURCES[options.questions]}]", f"paths.outputs={outputs}", f"paths.data={outputs}/data", *options.set]
 
 
 # --- in the process that was called
 
 
-def child(what: str, options: argparse.Namespace) -> Any:
-    """What a process of this script prints last; what it says meanwhile goes to this one's errors."""
-    command = [sys.executable, __file__, "--child", what, "--questions", str(options.questions)]
+def child(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+    """What a step prints last; what it says meanwhile goes to this process's errors."""
+    given = ["--questions", options.questions, "--count", str(options.count), "--work", options.work]
+    given += [part for text in options.set for part in ("--set", text)]
     quiet = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": str(options.threads)}
+    command = [sys.executable, __file__, "--child", f"{name}/{seed}", *given]
     done = subprocess.run(command, env={**os.environ, **quiet}, stdout=subprocess.PIPE, text=True)
     if done.returncode:
-        raise SystemExit(f"{what} ended with {done.returncode}: what it said stands above")
+        raise SystemExit(f"{name} of seed {seed} ended with {done.returncode}: what it said stands above")
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def fine_tune() -> None:
-    """The corpus and the four roles, made by the graph; nothing where they are there."""
-    shutil.copytree("data/synthetic", WORK / "data/synthetic", dirs_exist_ok=True)
-    select = ",".join(f"*models/{role}" for role in ROLES)
-    subprocess.run([sys.executable, "-m", "medpipe.cli", "run", "-p", str(PROFILE), "-s", select], check=True, stdout=sys.stderr)
+def corpus_and_base(options: argparse.Namespace) -> None:
+    """By the graph; nothing where they are there."""
+    data = Path(options.work) / options.questions / "data"
+    data.parent.mkdir(parents=True, exist_ok=True)
+    if not data.exists():  # the bundled knowledge is read from there, and the corpus files are written there
+        import shutil
+
+        shutil.copytree("data", data)
+    select = ",".join(f"*{key}" for key in ("splits/train", "splits/cotrain", "splits/validation", "models/base"))
+    flags = [part for text in overrides(options) for part in ("--set", text)]
+    command = [sys.executable, "-m", "medpipe.cli", "run", "-p", str(PROFILE), "-s", select, *flags]
+    subprocess.run(command, check=True, stdout=sys.stderr)
 
 
-def difference(rows: Sequence[dict[str, Any]], start: Sequence[dict[str, Any]], number: str) -> dict[str, float]:
-    """Mean of rows − start over the same questions, its 95% interval over questions, and that over conditions."""
-    from medpipe.evaluation.statistics import bootstrap_mean, paired_bootstrap
+def difference(found: Sequence[Mapping[str, Any]], other: str) -> dict[str, float]:
+    """The co-trained team's score less another system's: mean over seeds and questions, 95% over topics."""
+    from medpipe.evaluation.statistics import bootstrap_mean
 
-    mean, low, high = paired_bootstrap([row[number] for row in rows], [row[number] for row in start], 10_000, 0.95, 0)
-    by_condition: dict[str, list[float]] = defaultdict(list)
-    for row, before in zip(rows, start, strict=True):
-        by_condition[row["condition"]].append(row[number] - before[number])
-    wide = bootstrap_mean([fmean(values) for values in by_condition.values()], 10_000, 0.95, 0)
-    named = zip(("mean", "low", "high", "low_by_condition", "high_by_condition"), (mean, low, high, *wide), strict=True)
-    return {name: round(value, 4) for name, value in named}
-
-
-def means(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """One team in numbers, and the letter that most of its messages name."""
-    named = Counter(turn["answer"] for row in rows for turn in row["transcript"]["turns"])
-    ((letter, count),) = named.most_common(1)
-    numbers = {name: round(fmean(row[name] for row in rows), 4) for name in (*COMPARED, *ROLES, "malformed", "first_passage_right")}
-    return {"questions": len(rows), **numbers, "named_most": letter, "by_messages": count, "messages": named.total()}
+    by_topic: dict[str, list[float]] = defaultdict(list)
+    for one in found:
+        for id, score in one["scores"][TEAM].items():
+            by_topic[one["topics"][id]].append(score - one["scores"][other][id])
+    low, high = bootstrap_mean([fmean(values) for values in by_topic.values()], 10_000, 0.95, 0)
+    mean = fmean(value for values in by_topic.values() for value in values)
+    return {name: round(value, 4) for name, value in (("mean", mean), ("low", low), ("high", high))}
 
 
-def line(team: str, rows: Sequence[dict[str, Any]]) -> str:
-    """A table row: means over the questions."""
-    mean = {number: fmean(row[number] for row in rows) for number in ("accuracy", "reward", *ROLES, "malformed", "tokens")}
-    return f"| {team} | " + " | ".join(f"{value:.3f}" if name != "tokens" else f"{value:.0f}" for name, value in mean.items()) + " |"
-
-
-def conclude(options: argparse.Namespace, start: list[dict[str, Any]], teams: dict[int, list[dict[str, Any]]]) -> None:
+def conclude(found: Sequence[Mapping[str, Any]], options: argparse.Namespace) -> None:
     """Print the tables and one line of JSON."""
-    print(f"\n{len(start)} held-out questions on {len({row['condition'] for row in start})} conditions, ten options each: chance is 0.1")
-    first = fmean(row["first_passage_right"] for row in start)
-    print(f"the best passage is about the right option in {first:.3f} of them\n")
-    print("| team | answer right | team reward | " + " | ".join(f"{role} right" for role in ROLES) + " | malformed | tokens |")
-    print("|---" * 9 + "|")
-    print(line(START, start))
-    for seed, rows in teams.items():
-        print(line(f"co-trained, seed {seed}", rows))
-    pooled = [
-        {
-            "condition": before["condition"],
-            **{number: fmean(rows[n][number] for rows in teams.values()) for number in COMPARED},
-        }
-        for n, before in enumerate(start)
-    ]
-    found = {number: difference(pooled, start, number) for number in COMPARED}
-    each = {seed: {number: difference(rows, start, number) for number in COMPARED} for seed, rows in teams.items()}
-    print(
-        "\n| co-trained − fine-tuned | answer right | 95% over questions | 95% over conditions | team reward | 95% | 95% over conditions |"
-    )
-    print("|---" * 7 + "|")
-    for name, both in [*((f"seed {seed}", numbers) for seed, numbers in each.items()), ("mean of seeds", found)]:
-        cells = [
-            f"{d['mean']:+.3f} | {d['low']:+.3f} to {d['high']:+.3f} | {d['low_by_condition']:+.3f} to {d['high_by_condition']:+.3f}"
-            for d in both.values()
-        ]
-        print(f"| {name} | " + " | ".join(cells) + " |")
-    print(json.dumps({"questions": len(start), "seeds": list(teams), "mean_of_seeds": found, "by_seed": each}))
+    from medpipe.evaluation.statistics import wilson
 
-
-def draw(seeds: Sequence[int], file: Path) -> None:
-    """Team reward while it trains, one line per seed."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    from medpipe import store
-
-    figure, axes = plt.subplots(figsize=(6.4, 3.2), dpi=120, layout="constrained")
-    for seed, style in zip(seeds, ("-", "--", ":", "-."), strict=False):
-        rows = store.read_jsonl(WORK / f"seed-{seed}" / "metrics.jsonl")
-        axes.plot([row["step"] for row in rows], [row["reward/team"] for row in rows], style, color="#0072B2", label=f"seed {seed}")
-    axes.set(xlabel="iteration of co-training", ylabel="team reward (sampled messages)")
-    axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file)
+    topics = set(found[0]["topics"].values())
+    print(f"\n{len(found[0]['topics'])} held-out questions on {len(topics)} topics ({options.questions}); chance is 0.10\n")
+    seeds = " | ".join(f"seed {one['seed']}" for one in found)
+    print(f"| system | {seeds} | mean | 95% (first seed) | unparsed | tokens |")
+    print("|---" * (5 + len(found)) + "|")
+    means: dict[str, list[float]] = {}
+    for system in SYSTEMS:
+        own = means[system] = [fmean(one["scores"][system].values()) for one in found]
+        first = found[0]["scores"][system].values()
+        low, high = wilson(round(sum(first)), len(first), 0.95)
+        unparsed, tokens = (fmean(one[key][system] for one in found) for key in ("unparsed", "tokens"))
+        cells = " | ".join(f"{value:.3f}" for value in own)
+        print(f"| {system} | {cells} | {fmean(own):.3f} | {low:.3f} to {high:.3f} | {unparsed:.0f} | {tokens:.0f} |")
+    apart = {other: difference(found, other) for other in SYSTEMS if other != TEAM}
+    print(f"\n| {TEAM} − | mean of seeds | 95% over topics |\n|---|---|---|")
+    for other, own in apart.items():
+        print(f"| {other} | {own['mean']:+.3f} | {own['low']:+.3f} to {own['high']:+.3f} |")
+    rounded = {system: [round(value, 4) for value in own] for system, own in means.items()}
+    print(json.dumps({"questions": options.questions, "n": len(found[0]["topics"]), "accuracy": rounded, "differences": apart}))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--questions", type=int, default=80, help="held-out ones")
-    parser.add_argument("--at-once", type=int, default=2, help="processes")
+    parser.add_argument("--questions", default="bundled", choices=list(SOURCES))
+    parser.add_argument("--seeds", type=int, default=3, help="of the trainings; corpus and questions are the same for all")
+    parser.add_argument("--count", type=int, default=200, help="held-out questions")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="exception to bench/learns.yaml; may be repeated")
+    parser.add_argument("--work", default="outputs/bench/learns", help="folder for all that is made")
     parser.add_argument("--threads", type=int, default=1, help="of each process")
-    parser.add_argument("--plot", type=Path, help="PNG of the team reward by iteration")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        from medpipe.config import load_profile
-
-        settings = load_profile(str(PROFILE))
-        what, _, team = options.child.partition("/")
-        seed = int(team) if team else None
-        if what == "train" and seed is not None:
-            print(json.dumps(train(seed, settings)))
-        else:
-            print(json.dumps(means(play(seed, settings, options.questions))))
+        name, _, seed = options.child.partition("/")
+        print(json.dumps(step(name, int(seed), options)))
         return
     began = time.monotonic()
-    fine_tune()
-    seeds = list(range(options.seeds))
-    with ThreadPoolExecutor(options.at_once) as pool:
-        trained = [*pool.map(lambda seed: child(f"train/{seed}", options), seeds)]
-        print(json.dumps(trained), flush=True)
-        list(pool.map(lambda team: child(f"play/{team}", options), ["", *seeds]))
-    from medpipe.config import load_profile
-
-    settings = load_profile(str(PROFILE))
-    start, *others = [play(seed, settings, options.questions) for seed in (None, *seeds)]
-    conclude(options, start, dict(zip(seeds, others, strict=True)))
-    if options.plot:
-        draw(seeds, options.plot)
+    corpus_and_base(options)
+    found = []
+    for seed in range(options.seeds):
+        for name in STEPS:
+            told = child(name, seed, options)
+            print(json.dumps({key: value for key, value in told.items() if key not in ("scores", "topics")}), flush=True)
+            if name == "ask":
+                found.append(told)
+    conclude(found, options)
     print(f"{time.monotonic() - began:.0f} s in this call")
 
 

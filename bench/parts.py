@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 WORK = Path("outputs/bench/core")
 QUIET = {
-    "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "PYTHONWARNINGS": "ignore",
+    "OMP_NUM_THREADS": "1",
 }  # fmt: skip
 NEVER = "<gh_stars>"  # a control token that the model was given and does not say
 KINDS = ("learn", "held", "asked", "play")

@@ -44,7 +44,7 @@ def answer_text(question: QAExample, letter: str) -> str:
 
 
 def parse_answer(text: str, options: Sequence[str]) -> str | None:
-    """The letter of the one option that a message settles on; None: no answer, several, or a name and a letter that disagree."""
+    """The letter of the one option that a message settles on; None: no answer, or several."""
     letters = {_settle(claim, options) for claim in claims(text)}
     return letters.pop() if len(letters) == 1 else None
 
@@ -63,7 +63,7 @@ def split_answer(text: str) -> tuple[str, str]:
 def malformed(text: str, options: Sequence[str], ended: bool, forged: bool = False) -> str:
     """Why a message can't be used, or "" for a good one.
 
-    One of "empty", "control token", "looping", "no answer", "several answers", "name and letter disagree", "cut off".
+    One of "empty", "control token", "looping", "no answer", "several answers", "cut off".
 
     Args:
         options: the question's; empty for free text, which needs no answer line.
@@ -79,30 +79,32 @@ def malformed(text: str, options: Sequence[str], ended: bool, forged: bool = Fal
     if len(triples) > 8 and len(set(triples)) < 0.5 * len(triples):
         return "looping"
     if options and parse_answer(text, options) is None:
-        found = claims(text)
-        if len(set(found)) > 1:
-            return "several answers"
-        return "name and letter disagree" if found and _disagree(found[0], options) else "no answer"
+        return "several answers" if len(set(claims(text))) > 1 else "no answer"
     return "" if ended else "cut off"
 
 
 def _settle(claim: str, options: Sequence[str]) -> str | None:
-    """The letter that one answer names: `name (C)`, `C`, `(C)` or the name alone."""
+    """The letter that one answer names: `name (C)`, `C`, `(C)` or the name alone.
+
+    A name that is one option's decides, whatever letter stands behind it: a reader takes the name, and a small model gets the
+    letter wrong first. Where the name is no option's (`IBS (F)`), the letter decides.
+    """
     lettered = list(zip(LETTERS, options, strict=False))
     named = [letter for letter, option in lettered if claim and _plain(claim) == _plain(option)]
     if both := _NAME_AND_LETTER.fullmatch(claim):
         letter = both["letter"].upper()
+        name = _plain(both["name"])
         if any(letter == own and (not both["name"] or _is(both["name"], option)) for own, option in lettered):
             return letter  # name and letter: what the format asks for goes before any other reading
-        return named[0] if len(named) == 1 else None
+        by_name = [own for own, option in lettered if _is(both["name"], option)]
+        if named or by_name:
+            return (named or by_name)[0] if len(named or by_name) == 1 else None
+        others = [_plain(option) for own, option in lettered if own != letter]
+        hedges = _NAME_AND_LETTER.search(both["name"]) or any(other and other in name for other in others)
+        return letter if not hedges and letter in LETTERS[: len(options)] else None
     if len(claim) == 1 and claim.upper() in LETTERS[: len(options)]:
         return claim.upper() if named in ([], [claim.upper()]) else None  # options may be called "A" and "B" themselves
     return named[0] if len(named) == 1 else None
-
-
-def _disagree(claim: str, options: Sequence[str]) -> bool:
-    both = _NAME_AND_LETTER.fullmatch(claim)
-    return bool(both and both["letter"].upper() in LETTERS[: len(options)] and any(_is(both["name"], option) for option in options))
 
 
 def _is(name: str, option: str) -> bool:

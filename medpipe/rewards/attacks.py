@@ -261,7 +261,6 @@ def _wrong_reason(row: QAExample, text: str, draw: random.Random) -> str:
 
 _CHOICE: tuple[tuple[str, Transform], ...] = (
     ("choice: wrong answer", _answered(lambda row: answer_text(row, _wrong(row)))),
-    ("choice: right name, wrong letter", _answered(lambda row: f"Answer: {row.answer_text} ({_wrong(row)})")),
     ("choice: all letters", _answered(lambda row: f"Answer: {' or '.join(LETTERS[: len(row.options)])}")),
     ("choice: several answers", lambda row, text, draw: f"{text} {answer_text(row, _wrong(row))}"),
     ("choice: all options", lambda row, text, draw: f"It could be {', '.join(row.options)}. {_right(row)}"),

@@ -188,15 +188,19 @@ def test_six_iterations_are_three_a_break_and_three_more_bit_for_bit(inputs: dic
     maporl.run(again)
     assert stats(again)["resumed_from_iterations"] == "3"
     assert adapters(again) == adapters(whole) and measured(again) == measured(whole)
+    assert stats(again)["moved"] == stats(whole)["moved"]  # of the last adapters, whichever were kept
     assert [row["step"] for row in measured(again)] == [1, 2, 3, 4, 5, 6]
     assert store.read_json(again.out / "examples.json") == store.read_json(whole.out / "examples.json")
 
 
 def test_a_base_for_each_role_learns_what_a_shared_one_does(inputs: dict[str, Path], tmp_path: Path) -> None:
-    shared, spread = (co_train(inputs, tmp_path / place, placement=place, verifier="exact")[0] for place in ("shared", "per_role"))
-    assert adapters(shared) == adapters(spread)
+    """To the last digits but a few: a base that reads two turns at once rounds otherwise than one that reads them one by one."""
+    places = ("shared", "per_role")
+    shared, spread = (co_train(inputs, tmp_path / place, placement=place, verifier="exact", select_every=0)[0] for place in places)
     for one, other in zip(measured(shared), measured(spread), strict=True):
-        assert one == pytest.approx(other)
+        assert one.pop("on_policy_gap") < 1e-3 and other.pop("on_policy_gap") < 1e-3
+        assert one == pytest.approx(other, rel=1e-3, abs=1e-5)
+    assert stats(shared)["moved"] == pytest.approx(stats(spread)["moved"], rel=1e-3) and min(stats(shared)["moved"].values()) > 0
     assert "planner on cpu" in (tmp_path / "per_role" / "log.txt").read_text(encoding="utf-8")
 
 
