@@ -354,6 +354,9 @@ def load_profile(name: str, overrides: Mapping[str, Any] | None = None) -> Setti
         ) from error
     if not isinstance(raw, dict):
         raise MedpipeError(got=f"{type(raw).__name__}", expected="a YAML mapping", where=str(path), do="start from a bundled profile")
+    for section, field, own in (("team", "max_new_tokens", Team()), ("hardware", "devices", Hardware())):
+        if isinstance(raw.setdefault(section, {}), dict):  # one role's number can then be set alone
+            raw[section].setdefault(field, dict(getattr(own, field)))
     for dotted, value in (overrides or {}).items():
         _assign(raw, dotted, value)
     try:

@@ -15,7 +15,7 @@ import pytest
 from medpipe.assets.models import model_assets
 from medpipe.config import load_profile
 from medpipe.definitions import defs
-from medpipe.schema import ROLES
+from medpipe.schema import LEARNERS, ROLES
 
 KEYS = [
     "corpus/clean",
@@ -30,6 +30,8 @@ KEYS = [
     "evaluation/pubmedqa",
     "evaluation/safety",
     "evaluation/synthetic_heldout",
+    "models/agent",
+    "models/agent_rl",
     "models/analyst",
     "models/base",
     "models/maporl_team",
@@ -46,6 +48,7 @@ KEYS = [
     "sources/medtext",
     "sources/phenotypes",
     "sources/synthetic",
+    "splits/cotrain",
     "splits/train",
     "splits/validation",
 ]
@@ -160,11 +163,13 @@ def test_arrows_go_from_sources_to_the_report() -> None:
     assert parents["sources/benchmarks"] == []
     readers = [key for key in KEYS if "sources/benchmarks" in parents[key]]
     assert readers == ["corpus/clean", *(key for key in KEYS if key.startswith("evaluation/") and key != "evaluation/leaderboard")]
-    assert parents["splits/train"] == parents["splits/validation"] == ["corpus/clean"]
+    assert parents["splits/train"] == parents["splits/cotrain"] == parents["splits/validation"] == ["corpus/clean"]
     assert parents["models/base"] == []
-    for role in ROLES:
-        assert parents[f"models/{role}"] == ["models/base", "splits/train", "splits/validation"]
-    assert parents["models/maporl_team"] == sorted(["models/base", "rewards/audit", "splits/train", *(f"models/{role}" for role in ROLES)])
+    for learner in LEARNERS:
+        assert parents[f"models/{learner}"] == ["models/base", "splits/train", "splits/validation"]
+    learned_from = ["models/base", "rewards/audit", "splits/cotrain", "splits/train"]
+    assert parents["models/maporl_team"] == sorted([*learned_from, *(f"models/{role}" for role in ROLES)])
+    assert parents["models/agent_rl"] == sorted([*learned_from, "models/agent", "models/maporl_team"])
     assert parents["rewards/audit"] == ["splits/train"]
     assert "models/maporl_team" in parents["evaluation/medqa"]
     assert [key for key in KEYS if "evaluation/medqa" in parents[key]] == ["evaluation/leaderboard"]  # and never a model
@@ -174,7 +179,7 @@ def test_arrows_go_from_sources_to_the_report() -> None:
 def test_a_learned_verifier_stands_in_the_graph_where_the_profile_asks_for_it() -> None:
     def parents(verifier: str) -> dict[str, list[str]]:
         assets = model_assets(load_profile("smoke", {"maporl.verifier": verifier}))
-        return {a.key.to_user_string(): sorted(k.to_user_string() for k in a.dependency_keys) for a in assets}
+        return {key.to_user_string(): sorted(k.to_user_string() for k in a.asset_deps[key]) for a in assets for key in a.keys}
 
     assert "models/verifier" not in parents("medical")
     found = parents("learned")
@@ -227,12 +232,12 @@ def test_retraining_is_weekly_and_off_until_switched_on() -> None:
 @pytest.mark.parametrize(
     ("gpus", "pools"),
     [
-        ("", ["cpu_0", "cpu_1", "cpu_0", "cpu_1"]),
+        ("", ["cpu"] * 4),
         ("0", ["gpu_0", "gpu_0", "gpu_0", "gpu_0"]),
         ("0,1,2,3", ["gpu_0", "gpu_1", "gpu_2", "gpu_3"]),
     ],
 )
-def test_each_role_claims_its_gpu_or_a_slot_of_the_cpu(loaded: dict[str, dict[str, Any]], gpus: str, pools: list[str]) -> None:
+def test_each_role_claims_its_gpu_or_the_cpu(loaded: dict[str, dict[str, Any]], gpus: str, pools: list[str]) -> None:
     claimed = loaded[gpus]["pools"]
     assert [claimed[f"models/{role}"] for role in ROLES] == [[pool] for pool in pools]
     assert claimed["models/maporl_team"] == claimed["evaluation/leaderboard"] == [pools[0]]
@@ -244,4 +249,4 @@ def test_on_sagemaker_the_models_are_one_step_with_the_same_keys_and_checks() ->
     keys = [{key.to_user_string() for asset in assets for key in asset.keys} for assets in (local, remote)]
     checks = [{spec.key for asset in assets for spec in asset.check_specs} for assets in (local, remote)]
     assert keys[0] == keys[1] and checks[0] == checks[1]
-    assert [len(asset.keys) for asset in remote] == [1, 6]
+    assert [len(asset.keys) for asset in remote] == [1, 8]

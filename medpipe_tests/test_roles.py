@@ -225,17 +225,6 @@ def test_a_passage_is_known_by_its_title_before_its_words_and_by_other_names_of_
     assert "[E1]" in target_for("researcher", choice_row(synonyms=("reactive airways",)), ["reactive airways: Wheezing at night."])
 
 
-def test_what_a_role_quotes_stands_in_the_passage_that_it_cites() -> None:
-    quotes = 0
-    for row, passages in bundled():
-        for said in (target_for("researcher", row, passages), mates_before(row, passages)[1][1].text):
-            if quoted := re.match(r"\[E(\d)\] says: (.+?)\. Answer:", said):
-                quotes += 1
-                assert quoted[2] in passages[int(quoted[1]) - 1].partition(": ")[2]
-                assert len(sentences(quoted[2])) == 1
-    assert quotes > 1000
-
-
 def test_a_cited_passage_is_on_the_option_that_is_named() -> None:
     cited = 0
     for row, passages in bundled():
@@ -307,9 +296,9 @@ def test_an_earlier_round_never_agreed() -> None:
         assert len(votes) == 2 and max(votes.values()) == 2
 
 
-def test_mates_that_err_argue_from_the_passage_on_the_wrong_option() -> None:
+def test_mates_that_err_cite_the_passage_on_the_wrong_option() -> None:
     for number in range(30):
         row = choice_row(number)
         said = mates_before(row, PASSAGES)[1][1].text
         cited = {"A": "[E1]", "B": "[E2]"}  # gout is the only wrong option that a passage is about
-        assert said.startswith(f"{cited[letter(row, said) or '']} says: ")
+        assert said.startswith(f"{cited[letter(row, said) or '']} bears on it. ")

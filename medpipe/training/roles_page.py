@@ -22,7 +22,7 @@ from medpipe.schema import ROLES, QAExample
 from medpipe.team.transcript import Frame
 
 SEED, PER_CONDITION = 0, 7
-SHOWN = ("synthetic-infective_endocarditis-treatment", "synthetic-psoriasis-choice_picture-2")
+SHOWN = ("synthetic-infective_endocarditis-treatment", "synthetic-psoriasis-choice_complications-1")
 """A free-text row and a multiple-choice row. In the second the planner is wrong before the others speak."""
 NO_LIMIT = 10**6  # tokens
 
@@ -35,7 +35,7 @@ holds this page to it. This is research software: the texts below are training d
 | role | learns to | on free text it says | on multiple choice it says |
 |---|---|---|---|
 | planner | name the kind of question, its focus and a plan | `Type: … Focus: … Plan: …` | what to compare |
-| researcher | pick and cite the evidence that bears on it | quotes marked `[E2]`, or that none bears | words of the passage on its option |
+| researcher | pick and cite the evidence that bears on it | quotes marked `[E2]`, or that none bears | the passage on its option |
 | analyst | reason from evidence to a conclusion | `Findings: … Reasoning: … Conclusion: …` | which passage fits better than which |
 | reporter | write the answer for the reader | the answer, with the cautions it calls for | the best fit |
 
@@ -63,7 +63,7 @@ other. A role reads everything that stands before its own turn, passages include
 - **Researcher.** On free text a passage bears on the question if it names the subject and shares at least three word stems with
   question and reference; the quote is the part of it that shares most. A second passage is cited if it brings two more. All other
   passages are hard negatives; where none bears, the role says so. Shared words are a rough measure: a passage that says the same in
-  other words counts as a negative. On multiple choice it quotes the passage on the right option, or says that no passage bears.
+  other words counts as a negative. On multiple choice it cites the passage on the right option, or says that no passage bears.
 - **Analyst.** On free text the finding is the best passage's words and the conclusion is how the reference begins. On multiple
   choice it puts the passage on the right option before the first of the others.
 - **Reporter.** On free text the reference's first four sentences. A caution follows the sentence that calls for it: on medicines and

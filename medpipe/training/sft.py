@@ -132,7 +132,7 @@ def pick(rows: Sequence[QAExample], count: int, choice_share: float, seed: int) 
     choice = [group for (_, is_choice), group in sorted(kinds.items()) if is_choice]
     text = [group for (_, is_choice), group in sorted(kinds.items()) if not is_choice]
     wanted = round(count * choice_share) if choice and text else count
-    picked = _round_robin(choice, count - wanted if text else count)
+    picked = _round_robin(choice, wanted)
     return picked + _round_robin(text, count - len(picked))
 
 

@@ -15,7 +15,7 @@ from medpipe.assets.automation import CHANGED_INPUTS, custom_rows
 from medpipe.config import Settings
 from medpipe.definitions import defs
 from medpipe.resources import Profile
-from medpipe.schema import ROLES
+from medpipe.schema import LEARNERS
 
 Answer = dg.RunRequest | dg.SkipReason
 LINE = '{"question": "What is a test?", "answer": "A question that is asked of a program."}\n'
@@ -156,14 +156,14 @@ def test_the_graph_has_it_and_it_is_off_until_switched_on() -> None:
 
 
 DATA = ["splits/train", "splits/validation"]
-FOUR = [f"models/{role}" for role in ROLES]
+TUNED = sorted(f"models/{learner}" for learner in LEARNERS)
 BENCHMARKS = [
     "medmcqa", "medqa", "medquad_heldout", "medquad_questions_heldout", "medxpertqa", "mmlu_medical", "phenotypes_heldout", "pubmedqa",
     "safety", "synthetic_heldout",
 ]  # fmt: skip
 EVALUATIONS = sorted(f"evaluation/{name}" for name in [*BENCHMARKS, "leaderboard"])
 RELEASE = ["release/champion", "release/report"]
-MADE_BY_CHANGE = sorted([*FOUR, "models/maporl_team", "rewards/audit", *EVALUATIONS, *RELEASE])
+MADE_BY_CHANGE = sorted([*TUNED, "models/maporl_team", "models/agent_rl", "rewards/audit", *EVALUATIONS, *RELEASE])
 
 
 class Graph:
@@ -276,7 +276,7 @@ def test_the_graph_has_the_sensor_on_changed_inputs_and_it_is_off_until_switched
 
 @pytest.mark.slow
 def test_data_made_anew_with_the_same_version_asks_for_nothing(graph: Graph) -> None:
-    for keys in ([*DATA, "sources/benchmarks", "models/base"], FOUR, ["models/maporl_team"]):
+    for keys in ([*DATA, "sources/benchmarks", "models/base"], TUNED, ["models/maporl_team"]):
         assert graph.make(keys)
         assert [graph.look() for _ in range(2)] == [[], []]
 
@@ -285,7 +285,7 @@ def test_data_made_anew_with_the_same_version_asks_for_nothing(graph: Graph) -> 
 def test_new_training_data_asks_for_what_depends_on_it_step_by_step_and_once(graph: Graph) -> None:
     graph.own["splits/train"] = "more rows 0"
     graph.make(DATA)
-    assert graph.settle() == [sorted([*FOUR, "rewards/audit"]), ["models/maporl_team"], EVALUATIONS, RELEASE]
+    assert graph.settle() == [sorted([*TUNED, "rewards/audit"]), ["models/maporl_team"], ["models/agent_rl"], EVALUATIONS, RELEASE]
     assert [graph.look() for _ in range(2)] == [[], []]
     graph.make(DATA)
     assert graph.look() == []
@@ -358,4 +358,4 @@ def test_data_that_failed_a_check_asks_for_nothing_until_it_is_mended(graph: Gra
     assert [graph.look() for _ in range(2)] == [[], []]
     graph.failed_check = set()
     graph.make(DATA)
-    assert set(FOUR) <= set(graph.look())
+    assert set(TUNED) <= set(graph.look())

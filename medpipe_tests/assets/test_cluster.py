@@ -17,7 +17,6 @@ from medpipe.assets.cluster import TAG, pod
 from medpipe.config import load_profile
 from medpipe.errors import MedpipeError
 from medpipe.launch.devices import Place
-from medpipe.schema import ROLES
 
 TELL = """
 import json
@@ -52,7 +51,8 @@ def test_every_role_gets_a_pod_with_a_gpu_of_its_own_and_the_team_all_four(tmp_p
     assert found["executor"] == "k8s"
     asked = {name: gpus(tags) for name, tags in found["tags"].items() if gpus(tags)}
     one, four = (1, "0"), (4, "0,1,2,3")
-    assert asked == {**{f"models__{role}": one for role in ROLES}, "models__maporl_team": four, "evaluation": one}
+    tuned = {f"fine_tune_gpu_{number}": one for number in range(4)}
+    assert asked == {**tuned, "models__maporl_team": four, "models__agent_rl": one, "evaluation": one}
 
 
 @pytest.mark.parametrize("environment", [{"CUDA_VISIBLE_DEVICES": "0,1"}, {"MEDPIPE_EXECUTOR": "k8s", "CUDA_VISIBLE_DEVICES": ""}])

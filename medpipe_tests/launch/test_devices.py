@@ -11,9 +11,18 @@ import pytest
 
 from medpipe.config import Settings
 from medpipe.launch import devices
-from medpipe.launch.devices import Place, gpus_held, place_co_training, place_light, place_role, place_team, visible_gpus
+from medpipe.launch.devices import (
+    Place,
+    fine_tuned_together,
+    gpus_held,
+    place_co_training,
+    place_light,
+    place_role,
+    place_team,
+    visible_gpus,
+)
 from medpipe.launch.order import worker_environment
-from medpipe.schema import ROLES
+from medpipe.schema import LEARNERS, ROLES
 
 CORES = len(os.sched_getaffinity(0))
 
@@ -69,13 +78,30 @@ def test_a_role_gets_its_gpu_modulo_what_is_there(gpus: pytest.MonkeyPatch, sett
         assert worker_environment(place)["CUDA_VISIBLE_DEVICES"] == place.gpu
 
 
-def test_without_a_gpu_the_roles_share_slots_and_cores(gpus: pytest.MonkeyPatch, settings: Settings) -> None:
+@pytest.mark.parametrize(
+    ("visible", "together"),
+    [
+        ("", [LEARNERS]),
+        ("0,1,2,3", [("planner",), ("researcher",), ("analyst",), ("reporter", "agent")]),
+        ("0,1", [("planner", "analyst"), ("researcher", "reporter", "agent")]),
+        ("3", [LEARNERS]),
+    ],
+)
+def test_who_lives_on_one_device_is_fine_tuned_in_one_pass(
+    gpus: pytest.MonkeyPatch, settings: Settings, visible: str, together: list[tuple[str, ...]]
+) -> None:
+    gpus.setenv("CUDA_VISIBLE_DEVICES", visible)
+    found = fine_tuned_together(settings)
+    assert [tuple(learners) for _, learners in found] == together
+    assert len({place.pool for place, _ in found}) == len(found)
+
+
+def test_without_a_gpu_all_roles_share_the_cpu(gpus: pytest.MonkeyPatch, settings: Settings) -> None:
     places = [place_role(settings, role) for role in ROLES]
-    share = max(1, CORES // settings.hardware.cpu_processes)
-    assert places == [Place(f"cpu_{n}", None, share) for n in (0, 1, 0, 1)]
+    assert places == [Place("cpu", None, CORES)] * 4
     assert places[0].device == "cpu"
     environment = worker_environment(places[0])
-    assert environment["OMP_NUM_THREADS"] == str(share)
+    assert environment["OMP_NUM_THREADS"] == str(CORES)
     assert "CUDA_VISIBLE_DEVICES" not in environment
 
 
@@ -87,7 +113,7 @@ def test_a_role_that_asks_for_the_cpu_gets_it_beside_gpus(gpus: pytest.MonkeyPat
 
 
 def test_the_team_works_where_the_planner_does_with_all_cores(gpus: pytest.MonkeyPatch, settings: Settings) -> None:
-    assert place_team(settings) == Place("cpu_0", None, CORES)
+    assert place_team(settings) == Place("cpu", None, CORES)
     gpus.setenv("CUDA_VISIBLE_DEVICES", "3,4")
     assert place_team(settings) == Place("gpu_0", "3", CORES)
 

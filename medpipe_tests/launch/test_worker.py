@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -273,8 +273,8 @@ def order_of_a_task(settings: Settings, monkeypatch: pytest.MonkeyPatch, run: Ca
     """An order whose work is this function, for what no real task can be brought to do cheaply."""
 
     class Doing(Task):
-        def __call__(self, job: Job) -> Outcome:
-            return run(job)
+        def __call__(self, jobs: Mapping[str, Job]) -> dict[str, Outcome]:
+            return {name: run(job) for name, job in jobs.items()}
 
     monkeypatch.setitem(TASKS, "source", Doing(TASKS["source"].run, ("corpus",), ()))
     inputs = {} if ref is None else {"sources/medquad": ref}
@@ -285,9 +285,9 @@ def test_a_check_that_only_warns_and_an_input_that_cant_be_had_let_the_work_go_o
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ref = made_input(settings, "sources/medquad", CheckResult(name="reachable", passed=False, severity="warn"))
-    assert carry_out(order_of_a_task(settings, monkeypatch, lambda _: Outcome(), ref), print).status == "ok"
+    assert carry_out(order_of_a_task(settings, monkeypatch, lambda _: Outcome(), ref), print)["sources/custom"].status == "ok"
     absent = Ref(path="nowhere", sha256="", status="unreachable", reason="no network")
-    assert carry_out(order_of_a_task(settings, monkeypatch, lambda _: Outcome(), absent), print).status == "ok"
+    assert carry_out(order_of_a_task(settings, monkeypatch, lambda _: Outcome(), absent), print)["sources/custom"].status == "ok"
 
 
 def test_numbers_and_exports_are_kept_and_times_do_not_change_the_content(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,13 +300,13 @@ def test_numbers_and_exports_are_kept_and_times_do_not_change_the_content(settin
         return Outcome({"loss": 0.5}, exports={"result.txt": copy})
 
     said: list[str] = []
-    first = carry_out(order_of_a_task(settings, monkeypatch, run), lambda level, text: said.append(f"{level}: {text}"))
+    first = carry_out(order_of_a_task(settings, monkeypatch, run), lambda level, text: said.append(f"{level}: {text}"))["sources/custom"]
     assert said == ["info: 1/1 done"]
     assert copy.read_text(encoding="utf-8") == "always the same\n"
     line = store.read_jsonl(settings.outputs / "sources" / "custom" / "metrics.jsonl")[0]
     assert (line["step"], line["loss"]) == (1, 0.5)
     (settings.outputs / "sources" / "custom" / "metrics.jsonl").write_text("", encoding="utf-8")
-    second = carry_out(order_of_a_task(settings, monkeypatch, run), print)
+    second = carry_out(order_of_a_task(settings, monkeypatch, run), print)["sources/custom"]
     assert first.sha256 == second.sha256
     assert set(first.files) == {"metrics.jsonl", "result.txt"}
 
@@ -326,4 +326,35 @@ def test_a_task_that_reads_what_it_did_not_declare_fails_and_leaves_nothing(sett
     order = order_of_a_task(settings, monkeypatch, lambda job: Outcome({"epochs": job.settings.training.epochs}))
     with pytest.raises(AttributeError, match="did not declare the settings section 'training'"):
         carry_out(order, print)
+    assert left_in(settings.outputs / "sources") == []
+
+
+def test_one_order_makes_several_results_each_with_a_folder_of_its_own(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(job: Job) -> Outcome:
+        store.write_text(job.out / "name.txt", job.name)
+        return Outcome({"name": job.name})
+
+    first = order_of_a_task(settings, monkeypatch, run)
+    other = write_order("sources/medtext", "source", settings, {}, place_light(), "run", {})
+    both = first.model_copy(update={"together": (other,)})
+    assert both.scratch not in (first.scratch, other.scratch)
+    made = carry_out(both, print)
+    assert {name: manifest.fingerprint for name, manifest in made.items()} == {
+        "sources/custom": first.fingerprint, "sources/medtext": other.fingerprint
+    }  # fmt: skip
+    for name in made:
+        assert (settings.outputs / name / "name.txt").read_text(encoding="utf-8") == name
+        assert standing_result(first if name == "sources/custom" else other) is not None
+
+
+def test_a_failure_publishes_none_of_several_results(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(job: Job) -> Outcome:
+        if job.name == "sources/medtext":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return Outcome()
+
+    first = order_of_a_task(settings, monkeypatch, run)
+    other = write_order("sources/medtext", "source", settings, {}, place_light(), "run", {})
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        carry_out(first.model_copy(update={"together": (other,)}), print)
     assert left_in(settings.outputs / "sources") == []

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from medpipe import minilm
 from medpipe.config import Rewards
 from medpipe.errors import MedpipeError
-from medpipe.rewards import similarity as module
 from medpipe.rewards.compose import MedicalReward
 from medpipe.rewards.relevance import Lexicon
 from medpipe.rewards.similarity import Similarity
@@ -28,18 +28,19 @@ def test_the_cache_changes_nothing(similarity: Similarity) -> None:
 
 
 def test_multiple_choice_loads_no_encoder(lexicon: Lexicon) -> None:
+    minilm.encoder.cache_clear()
     encoder = Similarity()
     reward = MedicalReward(Rewards(), lexicon, encoder)
     reward.score([message(case, case.text) for case in CHOICE])
-    assert "_model" not in vars(encoder)
+    assert minilm.encoder.cache_info().misses == 0
     reward.score([message(case, case.text) for case in ORIGINAL[:1]])
-    assert "_model" in vars(encoder)
+    assert minilm.encoder.cache_info().misses == 1
 
 
 def test_a_missing_package_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PACKAGE", "no_such_package_here")
+    monkeypatch.setattr(minilm, "PACKAGE", "no_such_package_here")
     with pytest.raises(MedpipeError, match="make setup"):
-        module.model_folder()
+        minilm.model_folder()
 
 
 def test_damaged_weights_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -47,9 +48,9 @@ def test_damaged_weights_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     model.mkdir(parents=True)
     (model.parent / "__init__.py").touch()
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(module, "PACKAGE", "damaged_model_package")
+    monkeypatch.setattr(minilm, "PACKAGE", "damaged_model_package")
     with pytest.raises(MedpipeError, match="no file"):
-        module.model_folder()
+        minilm.model_folder()
     (model / "model.safetensors").write_bytes(b"not these")
     with pytest.raises(MedpipeError, match="sha256"):
-        module.model_folder()
+        minilm.model_folder()

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medpipe.answers import malformed
+from medpipe.answers import CHOOSE, SYSTEM, WRITE, malformed, question_lines
 from medpipe.errors import MedpipeError
 from medpipe.models.adapters import Completion
 from medpipe.models.tokens import encode
 from medpipe.schema import LETTERS, ROLES
 from medpipe.team.episode import Episode
-from medpipe.team.transcript import ALONE, SYSTEM, Frame, question_lines
+from medpipe.team.transcript import ALONE, Frame
 from medpipe.team.workflow import add_turn
 from medpipe_tests.models.test_tokens import HOSTILE, PIECES, TEXTS, control_ids
 from medpipe_tests.tiny_team import choice_row, text_row
@@ -44,10 +44,12 @@ def test_a_header_says_what_is_shared_and_options_before_their_letters(frame: Fr
         f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\nA note.\n"
         "Question: A person wheezes at night and coughs after running. Which condition fits best?\n"
         "Options:\ngout (A)\nasthma (B)\nmigraine (C)\neczema (D)\n"
-        "Evidence:\n[E1] asthma (B): It wheezes.\n[E2] fever: It rises.<|im_end|>\n"
+        "Evidence:\n[E1] asthma (B): It wheezes.\n[E2] fever: It rises.\n"
+        f"{CHOOSE}<|im_end|>\n"
     )
     plain = tokenizer.decode(frame.header(text_row(), (), 900))
-    assert "Options" not in plain and "Evidence" not in plain and question_lines(text_row()) in plain
+    assert "Options:" not in plain and "Evidence" not in plain and question_lines(text_row()) in plain
+    assert plain.endswith(f"{WRITE}<|im_end|>\n")
 
 
 @settings(max_examples=40, deadline=None)

@@ -25,7 +25,7 @@ from medpipe.schema import AGENT, LEARNERS, ROLES, Learner, QAExample, speaker_o
 from medpipe.team.transcript import Frame
 from medpipe.training import sft
 from medpipe.training.rows import Lesson, make_lesson, optimizer_steps, passes
-from medpipe_tests.tiny_team import BUDGETS, choice_row, real_job, text_row, tiny_settings
+from medpipe_tests.tiny_team import choice_row, real_job, text_row, tiny_settings
 
 LESSON = {"training.max_examples": 4, "training.batch_size": 4, "training.learning_rate": 1e-2, "training.epochs": 10}
 THREE: tuple[Learner, ...] = ("planner", "reporter", "agent")
@@ -250,7 +250,7 @@ def test_a_training_row_is_shown_nothing_of_its_own_answer(inputs: dict[str, Pat
 
 
 def test_each_learner_says_something_it_can_say_in_its_budget(chosen: list[QAExample], index: EvidenceIndex, frame: Frame) -> None:
-    settings = tiny_settings()
+    settings = tiny_settings({"team.max_new_tokens": dict.fromkeys(ROLES, 64)})  # room for the longest names in tiny tokens
     found = [[passage.text for passage in passages] for passages in index.for_questions(chosen, 2, 160, training=True)]
     for row, evidence in zip(chosen, found, strict=True):
         lesson = make_lesson(row, evidence, LEARNERS, frame, settings)
@@ -259,7 +259,7 @@ def test_each_learner_says_something_it_can_say_in_its_budget(chosen: list[QAExa
         assert lesson.tokens[: len(header)] == header and lesson.turns[AGENT].context == header
         for learner, turn in lesson.turns.items():
             role = speaker_of(learner)
-            assert turn.invocation == frame.invocation(role) and len(turn.completion) <= BUDGETS[role]
+            assert turn.invocation == frame.invocation(role) and len(turn.completion) <= 64
             assert turn.completion[-1] == frame.end and not frame.forged(turn.completion)
             assert list(turn.context) == lesson.tokens[: len(turn.context)]
             text = frame.tokenizer.decode(list(turn.completion[:-1])).strip()
@@ -285,6 +285,7 @@ def test_rows_are_picked_evenly_over_kinds_and_sources() -> None:
     assert picked != sft.pick(many, 20, 0.5, seed=1)
     assert len(sft.pick(many, 500, 0.5, seed=0)) == len(many)
     assert all(not row.is_choice for row in sft.pick(many[:43], 20, 0.5, seed=0)) and len(sft.pick(many[43:], 20, 0.5, seed=0)) == 20
+    assert sum(row.is_choice for row in sft.pick(many, 20, 0.8, seed=0)) == 16
     assert sft.pick([], 5, 0.5, seed=0) == []
 
 
