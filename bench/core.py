@@ -1,7 +1,7 @@
 """The core against the code that it replaced, on the same questions, passages and base, taking turns in one run.
 
     git worktree add ../medpipe-before 8939307
-    python bench/core.py --old ../medpipe-before [--parts sft,adapters,episodes,evaluation,toy] [--repeat 3] [--json]
+    python bench/core.py --old ../medpipe-before [--parts sft,episodes] [--repeat 3] [--json]
 
 Every measurement is a process of its own on one thread and is told in CPU seconds of that process (loading and imports left out);
 the table shows medians. Questions and passages are made once by the present code from the bundled corpus (outputs/bench/core) and are
@@ -54,7 +54,7 @@ OLD_SYSTEMS = (
     "base_agent", "sft_agent", "self_consistency", "base_team", "sft_team", "maporl_team", "without_planner", "without_researcher",
     "without_analyst", "without_reporter", "without_evidence", "one_round",
 )  # fmt: skip
-QUESTIONS, SAMPLES = 3, 8
+QUESTIONS = 3  # of an iteration of co-training
 BY_FORMER = ("old", "same")
 PARTS: dict[str, tuple[str, ...]] = {
     "sft": ("old", "same", "new", "bf16"), "adapters": ("new", "lora"), "episodes": ("old", "new", "bf16"), "evaluation": ("old", "new"),
@@ -62,7 +62,7 @@ PARTS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 NAMES = {"old": "before", "same": "before, on our tokens", "new": "now", "bf16": "now, bf16", "lora": "now, whole-sequence adapters"}
 UNITS = {"sft": "rows", "adapters": "rows", "episodes": "episodes", "evaluation": "items", "toy": "games"}
-GIVEN = ("rows", "loss-rows", "questions", "lengths")
+GIVEN = ("rows", "loss-rows", "questions", "samples", "lengths")
 
 
 # --- in a process of its own: the present code
@@ -158,12 +158,13 @@ def episodes_now(options: argparse.Namespace, precision: str = "fp32") -> dict[s
     model = AdapterModel.load(base_folder(), folders, "cpu", settings.model)
     if options.lengths == "fixed":
         model._end = int(model.tokenizer.convert_tokens_to_ids(NEVER))  # type: ignore[arg-type]
+    warm()
     verifier = open_verifier(job_for(settings, "models/maporl_team", WORK / "none"), model, cases("learn", 32)[0], adapters)
     learners, loaded = learners_of(model, adapters, settings.maporl), memory()
     questions, passages = cases("play", QUESTIONS)
     started = clock()
     team = Team(model, adapters, settings.team, 1.0, torch.Generator().manual_seed(0), verifier)
-    episodes = team.begin(questions, passages, SAMPLES)
+    episodes = team.begin(questions, passages, options.samples)
     batch = Batch(episodes, rollout(team, episodes))
     played = since(started)["cpu_seconds"]
     numbers = update(learners, [batch], targets(batch, settings.maporl, settings.rewards), settings.maporl, seed="0")
@@ -188,7 +189,8 @@ def evaluation_now(options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(job_for(settings, "evaluation/synthetic_heldout", Path(folder), inputs), questions, [SYSTEMS[n] for n in names])
         bench.passages = [[Passage(str(n), "", text) for n, text in enumerate(own)] for own in texts]
-        loaded = len(bench.model.adapters) and memory()
+        loaded = len(bench.model.adapters) and memory()  # loads the model
+        warm()
         started = clock()
         rows = ask(bench, {name: Asked(SYSTEMS[name], len(questions)) for name in names}, lambda asked, given: [0.0] * len(asked))
         return evaluated(rows, since(started), loaded)
@@ -266,10 +268,11 @@ def episodes_before(options: argparse.Namespace) -> dict[str, Any]:
     if options.lengths == "fixed":
         policies.tokenizer.eos_token = NEVER
     job = job_for(settings, "models/maporl_team", WORK / "none")
+    warm()
     verifier = former("training.verifiers").open_verifier(job, policies, cases("learn", 32)[0])
     learners, loaded = learning.learners_of(policies, settings.maporl), memory()
     asked = zip(*cases("play", QUESTIONS), strict=True)
-    episodes = [former("team.episode").Episode(question, passages, n) for question, passages in asked for n in range(SAMPLES)]
+    episodes = [former("team.episode").Episode(question, passages, n) for question, passages in asked for n in range(options.samples)]
     started = clock()
     generator = torch.Generator().manual_seed(0)
     workflow.play(workflow.Crew(policies, {role: role for role in ROLES}, settings.team, 1.0, generator, verifier), episodes)
@@ -291,13 +294,24 @@ def evaluation_before(options: argparse.Namespace) -> dict[str, Any]:
         adapters = {f"{stage}_{role}": WORK / "old" / role for stage in ("sft", "maporl") for role in ROLES}
         bench.policies = former("models.policy").Policies.load(base_folder(), adapters, "cpu", settings.model)
         bench.speakers, bench.evidence, bench.evidence_from = systems.Remembered(bench.policies), texts, ["local index"] * len(texts)
-        loaded, started = memory(), clock()
+        loaded = memory()
+        warm()
+        started = clock()
         numbers, judge = range(len(questions)), lambda asked, given: [0.0] * len(asked)
         rows = {name: evaluate.answer(bench, name, systems.SYSTEMS[name], numbers, judge) for name in OLD_SYSTEMS}
         return evaluated(rows, since(started), loaded)
 
 
 # --- for both
+
+
+def warm() -> None:
+    """Load what the first use would: the reward's encoder, and the workflow's library."""
+    import langgraph.graph  # noqa: F401
+
+    from medpipe.rewards.similarity import Similarity
+
+    Similarity().pairs([("a rash", "a cough")])
 
 
 def told(episodes: Sequence[Any], spent: dict[str, float], played: float, numbers: dict[str, float], loaded: int) -> dict[str, Any]:
@@ -386,6 +400,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=32, help="to fine-tune on")
     parser.add_argument("--loss-rows", type=int, default=48, help="of other conditions, to measure the loss on")
     parser.add_argument("--questions", type=int, default=16, help="of the evaluation")
+    parser.add_argument("--samples", type=int, default=8, help="of each question in `episodes`")
     parser.add_argument("--lengths", default="own", choices=["own", "fixed"], help="of messages in `episodes`")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--json", action="store_true", help="JSON lines in place of the table")

@@ -69,7 +69,7 @@ def by_medpipe(options: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from medpipe.models.adapters import AdapterModel
-    from medpipe.team.workflow import Team, rollout
+    from medpipe.team.workflow import Team, build, rollout
     from medpipe.training.update import Batch, learners_of, targets, update
 
     chosen = settings()
@@ -77,6 +77,7 @@ def by_medpipe(options: argparse.Namespace) -> dict[str, Any]:
     model = AdapterModel.load(base_folder(), {"agent": ADAPTER, "start_agent": ADAPTER}, "cpu", chosen.model)
     model._end = int(model.tokenizer.convert_tokens_to_ids(NEVER))  # type: ignore[arg-type]
     learners = learners_of(model, adapters, maporl)  # type: ignore[arg-type]
+    build(None)  # loads the workflow's library
     started = clock()
     team = Team(model, adapters, chosen.team, maporl.temperature, torch.Generator().manual_seed(0), score)  # type: ignore[arg-type]
     episodes = team.begin(*cases("play", options.questions), options.samples)

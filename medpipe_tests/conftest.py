@@ -138,7 +138,7 @@ def tiny_adapters(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="session")
 def tiny_splits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """{"splits/train": folder, "splits/validation": folder} of a part of the bundled corpus."""
+    """Folders of splits/train, splits/cotrain and splits/validation, of a part of the bundled corpus."""
     from medpipe_tests.tiny_team import make_splits
 
     return make_splits(tmp_path_factory.mktemp("splits"))
@@ -150,14 +150,3 @@ def tokenizer(tiny_base: Path) -> Any:
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(tiny_base, local_files_only=True)
-
-
-@pytest.fixture(scope="session")
-def team(tiny_base: Path, tiny_adapters: dict[str, Path]) -> Any:
-    """The four roles and a frozen "start_reporter" on one tiny base; for tests that change no weight."""
-    from medpipe.models.policy import Policies
-
-    from medpipe.schema import ROLES
-
-    names = {role: tiny_adapters[f"models/{role}"] for role in ROLES}
-    return Policies.load(tiny_base, {**names, "start_reporter": tiny_adapters["models/reporter"]})

@@ -13,9 +13,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
-from typing import Any
+from typing import Any, cast
 
 from medpipe import store
+from medpipe.config import BenchmarkName
 from medpipe.corpus.benchmarks import PUBLISHED
 from medpipe.errors import SourceUnreachable
 from medpipe.evaluation import benchmarks, items, safety_set, shapley
@@ -46,7 +47,7 @@ def run(job: Job) -> Outcome:
     except SourceUnreachable as error:
         job.report.warn(f"not run: {error}")
         return Outcome(status="unreachable", reason=str(error))
-    questions = benchmarks.choose(rows, settings.limits.get(name, settings.max_questions), job.settings.seed)
+    questions = benchmarks.choose(rows, settings.limits.get(cast(BenchmarkName, name), settings.max_questions), job.settings.seed)
     benchmark = benchmarks.BENCHMARKS[name]
     choice = benchmark.kind == "choice"
     job.report.log(f"{benchmark.title}: {len(questions)} of {len(rows)} questions, {len(settings.systems)} systems, on {job.device}")

@@ -190,7 +190,7 @@ class AdapterModel:
                 ids_BT, _ = self._pad([rows[row] for row in part])
                 cache = empty_cache()
                 self._hidden(ids_BT, None, torch.arange(ids_BT.shape[1], device=self.device)[None], cache)
-                held = [(layer.keys, layer.values) for layer in cache.layers]  # type: ignore[attr-defined]
+                held: list[tuple[Any, Any]] = [(layer.keys, layer.values) for layer in cache.layers]  # type: ignore[attr-defined]
                 if not layers:
                     layers = [tuple(_room_for(part_, len(rows), width) for part_ in pair) for pair in held]  # type: ignore[misc]
                 index = torch.tensor(part, device=self.device)

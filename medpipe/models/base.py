@@ -55,7 +55,7 @@ def run(job: Job) -> Outcome:
         logits = model(**tokenizer("A medical question.", return_tensors="pt")).logits
     finite = bool(torch.isfinite(logits).all())
     job.report.log("probing which precision this CPU is faster with")
-    probe = probe_precision(model) if choice.precision == "auto" else {"cpu": choice.precision}
+    probe: dict[str, Any] = probe_precision(model) if choice.precision == "auto" else {"cpu": choice.precision}
     store.write_json(job.out / PROBE, {"cpu": probe["cpu"]})  # without the times, which differ from run to run
     seconds = {f"probe_{name}_cpu_seconds": value for name, value in probe.get("cpu_seconds", {}).items()}
     numbers = {"precision_on_cpu": probe["cpu"], **seconds, "vocabulary": logits.shape[-1], **origin}

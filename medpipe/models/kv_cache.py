@@ -54,7 +54,7 @@ class RoomyLayer(DynamicLayer):
     def branch(self) -> RoomyLayer:
         """A layer on the same buffers: what it adds is overwritten when this one grows."""
         other = RoomyLayer()
-        other.lazy_initialization(self.keys, self.values)
+        other.lazy_initialization(self.keys, self.values)  # type: ignore[arg-type]
         other.keys, other.values, other._room = self.keys, self.values, self._room
         return other
 
@@ -69,6 +69,7 @@ class PrefixLayer(DynamicLayer):
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """The prefix followed by the new tokens."""
+        assert self.keys is not None and self.values is not None, "a prefix is there from the start"
         return torch.cat([self.keys, key_states], dim=-2), torch.cat([self.values, value_states], dim=-2)
 
 
@@ -119,7 +120,8 @@ class Reading:
         mask_BT = self.mask_BT[index] * (self.mask_BT[index].cumsum(1) <= most)
         used = mask_BT.any(0).nonzero()
         width = int(used.max()) + 1 if len(used) else 0
-        layers = [PrefixLayer(layer.keys[index, :, :width], layer.values[index, :, :width]) for layer in self.cache.layers]
+        held: list[Any] = list(self.cache.layers)
+        layers: list[Any] = [PrefixLayer(layer.keys[index, :, :width], layer.values[index, :, :width]) for layer in held]
         return Cache(layers=layers), mask_BT[:, :width]
 
 

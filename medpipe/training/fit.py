@@ -59,8 +59,8 @@ def fit(
     """
     first = reports[learners[0]]
     checkpoints = Checkpoints(scratch / "checkpoints", first.warn)
-    weights = {learner: list(model.parameters(learner).values()) for learner in learners}
-    optimizers = {learner: torch.optim.AdamW(weights[learner], lr=settings.learning_rate, weight_decay=0.0) for learner in learners}
+    weights: dict[Learner, list[Any]] = {learner: list(model.parameters(learner).values()) for learner in learners}
+    optimizers: dict[Learner, torch.optim.Optimizer] = {learner: torch.optim.AdamW(weights[learner], lr=settings.learning_rate, weight_decay=0.0) for learner in learners}
     fitted, saved = Fitted(budget=settings.tokens_per_pass), time.monotonic()
     newest = checkpoints.newest()
     if newest:
@@ -149,7 +149,7 @@ def _move(
     settings: Training,
 ) -> dict[Learner, float]:  # fmt: skip
     """One step of every optimizer, none of them where a gradient is no number; returns the norms before clipping."""
-    norms = {name: float(torch.nn.utils.clip_grad_norm_(own, clip)) for name, own in weights.items()}
+    norms: dict[Learner, float] = {name: float(torch.nn.utils.clip_grad_norm_(own, clip)) for name, own in weights.items()}
     for name, norm in norms.items():
         if not math.isfinite(norm):
             raise _stopped(f"a gradient of norm {norm}", "a finite number", f"{where}, {name}")

@@ -101,7 +101,7 @@ class CoTraining:
             self._select(0)
         with asked_to_stop() as asked:
             self._iterate(asked.is_set)
-        learned = {role: self._distance(role) for role in self.adapters}
+        learned: dict[Role, float] = {role: self._distance(role) for role in self.adapters}
         if self.settings.select_every:
             self._restore()
         after, frame = self._examples(shown), Frame(self.models.tokenizer)

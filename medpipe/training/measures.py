@@ -43,7 +43,8 @@ def measure(batches: Sequence[Batch], goals: Mapping[Cell, float], shaped: Mappi
     if choice:
         numbers["answer_accuracy"] = fmean(e.final.answer == e.question.answer and not e.final.malformed for e in choice)
     numbers |= {f"reward/{name}": value for name, value in mean_parts(finals).items()}
-    for role in (role for role in ROLES if any(role in episode.roles for episode in episodes)):
+    spoke: list[Role] = [role for role in ROLES if any(role in episode.roles for episode in episodes)]
+    for role in spoke:
         numbers |= {f"{name}/{role}": value for name, value in _of_role(role, episodes, choice).items()}
         numbers[f"return/{role}"] = fmean(goal for cell, goal in goals.items() if cell.role == role)
         numbers[f"shaping/{role}"] = fmean(bonus for cell, bonus in shaped.items() if cell.role == role)

@@ -37,8 +37,9 @@ def run(jobs: Mapping[str, Job]) -> dict[str, Outcome]:
     Raises:
         MedpipeError: a split is not known to be valid, lora_layers is too high, or the training stopped (see `fit`).
     """
-    by_learner = {cast(Learner, name.partition("/")[2]): job for name, job in jobs.items()}
-    learners, job = list(by_learner), next(iter(by_learner.values()))
+    by_learner: dict[Learner, Job] = {cast(Learner, name.partition("/")[2]): job for name, job in jobs.items()}
+    learners: list[Learner] = list(by_learner)
+    job = by_learner[learners[0]]
     for split in ("splits/train", "splits/validation"):
         require_valid(job.inputs[split], split)
     settings, seed = job.settings.training, job.settings.seed

@@ -20,10 +20,10 @@ from medpipe.models import base
 from medpipe.models.adapters import INVOCATION, AdapterModel, Completion, Turn, weights_hash
 from medpipe.models.kv_cache import ROOM, Reading, grouped_attention
 from medpipe.models.per_role import PerRole
-from medpipe.schema import LEARNERS, ROLES
+from medpipe.schema import LEARNERS, ROLES, Role
 from medpipe.team.transcript import Frame
 from medpipe.training.sft import adapter_config
-from medpipe.training.update import TOLERANCE
+from medpipe.training.update import TOLERANCE, on_policy_gap
 from medpipe_tests.tiny_team import choice_row, make_adapters, real_job, text_row
 
 ADAPTERS = [None, "planner", "reporter"]
@@ -105,7 +105,7 @@ class HalfEnds(torch.nn.Module):
 def half_ends(model: AdapterModel, temperature: float = 1.0) -> Iterator[None]:
     """With 64 messages of at most two tokens some are cut off, with up to 40 all end: but for one case in 10^8."""
     head = model.base.get_output_embeddings()
-    model.base.set_output_embeddings(HalfEnds(head, model.tokenizer.convert_tokens_to_ids("<|im_end|>"), temperature))
+    model.base.set_output_embeddings(HalfEnds(head, Frame(model.tokenizer).end, temperature))
     yield
     model.base.set_output_embeddings(head)
 
@@ -194,8 +194,9 @@ def test_gradients_equal_those_of_pefts_forward_and_reach_no_other_weight(
         table[len(before) - 1 : -1].gather(1, torch.tensor([turn.completion]).T).sum().backward()
     theirs = {name.replace(".default.", ".analyst."): value.grad for name, value in peft.named_parameters() if "lora_" in name}
     for name, value in model.parameters("analyst").items():
-        assert value.grad is not None and theirs[name] is not None
-        assert torch.allclose(value.grad, theirs[name], rtol=1e-3, atol=1e-3), name
+        expected = theirs[name]
+        assert value.grad is not None and expected is not None
+        assert torch.allclose(value.grad, expected, rtol=1e-3, atol=1e-3), name
 
 
 @pytest.mark.parametrize("role", ["planner", "reporter"])
@@ -250,7 +251,7 @@ def gap(
 ) -> float:  # fmt: skip
     turns = drawn_places(contexts, Frame(model.tokenizer), adapter or "assistant", drawn)
     scored = logps(model, adapter, turns, reading, temperature=temperature)
-    return float((scored - torch.tensor([logp for completion in drawn for logp in completion.logps])).abs().max())
+    return on_policy_gap(scored, torch.tensor([logp for completion in drawn for logp in completion.logps]), model.base.dtype)
 
 
 def check_drawn_is_scored(
@@ -536,7 +537,7 @@ def test_without_adapter_it_is_the_bare_base(model: AdapterModel, tiny_base: Pat
 def test_a_base_per_role_says_what_a_shared_one_does(
     model: AdapterModel, tiny_base: Path, tiny_adapters: dict[str, Path], frame: Frame, contexts: list[list[int]]
 ) -> None:
-    own = {role: {role: tiny_adapters[f"models/{role}"]} for role in ROLES}
+    own: dict[Role, dict[str, Path]] = {role: {role: tiny_adapters[f"models/{role}"]} for role in ROLES}
     spread = PerRole.load(tiny_base, own, dict.fromkeys(ROLES, "cpu"), base.PLAIN)
     assert len(spread.everyone) == 4 and len({id(spread.of(role)) for role in ROLES}) == 4
     for role in ROLES:

@@ -124,7 +124,7 @@ def test_an_episode_goes_the_same_way_alone_and_in_a_batch(model: AdapterModel) 
 
 
 def test_a_base_per_role_plays_as_one_shared_base(model: AdapterModel, tiny_base: Path, tiny_adapters: dict[str, Path]) -> None:
-    own = {role: {role: tiny_adapters[f"models/{role}"]} for role in ROLES}
+    own: dict[Role, dict[str, Path]] = {role: {role: tiny_adapters[f"models/{role}"]} for role in ROLES}
     spread = PerRole.load(tiny_base, own, dict.fromkeys(ROLES, "cpu"), base.PLAIN)
     one, other = (real(which, begun(model, 2), 1.0) for which in (model, spread))
     assert [episode.tokens for episode in one] == [episode.tokens for episode in other]

@@ -198,7 +198,7 @@ def test_training_ends_with_the_same_bytes_whether_its_tracker_lives_or_not(
     for name, changed in (("none", {"kind": "none"}), ("dead", {"uri": f"http://127.0.0.1:{free_port()}"}), ("alive", {})):
         job = real_job("models/reporter", tiny_settings({"training.max_examples": 4, "training.epochs": 2}), inputs, tmp_path / name)
         job.report.tracker = Tracker(settings_in(tmp_path / name, **changed), job.name, "run", {}, {}, print)  # type: ignore[attr-defined]
-        sft.run(job)
+        sft.run({job.name: job})
         job.report.tracker.close(False, {})  # type: ignore[attr-defined]
         found.append(store.sha256_file(next(job.out.rglob("adapter_model.safetensors"))))
     assert len(set(found)) == 1

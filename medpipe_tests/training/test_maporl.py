@@ -353,7 +353,7 @@ def test_the_lone_agent_stops_at_the_teams_drawn_tokens(inputs: dict[str, Path],
 @pytest.mark.parametrize(
     ("setting", "match"), [({"min_entropy": 50.0}, r"an entropy of .*min_entropy = 50"), ({"max_kl": 1e-9, "kl": 0.01}, r"a KL of")]
 )
-def test_a_collapsing_team_stops_the_run(inputs: dict[str, Path], tmp_path: Path, setting: dict[str, float], match: str) -> None:
+def test_a_collapsing_team_stops_the_run(inputs: dict[str, Path], tmp_path: Path, setting: dict[str, Any], match: str) -> None:
     with pytest.raises(MedpipeError, match=match + r".*the policies are collapsing"):
         co_train(inputs, tmp_path, **setting, verifier="exact")
 

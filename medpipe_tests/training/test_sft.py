@@ -193,7 +193,9 @@ def test_the_size_of_a_pass_changes_memory_not_the_lesson(inputs: dict[str, Path
     from safetensors.torch import load_file
 
     sizes = {"max_examples": 8, "epochs": 1, "learning_rate": 1e-3}
-    ways = ({"batch_size": 4}, {"batch_size": 2, "gradient_accumulation": 2}, {"batch_size": 4, "tokens_per_pass": 300})
+    ways: tuple[dict[str, Any], ...] = (
+        {"batch_size": 4}, {"batch_size": 2, "gradient_accumulation": 2}, {"batch_size": 4, "tokens_per_pass": 300}
+    )  # fmt: skip
     made = [
         load_file(train(tmp_path / str(n), inputs, **sizes, **way)["models/reporter"].out / "adapter_model.safetensors")
         for n, way in enumerate(ways)
@@ -262,7 +264,7 @@ def test_each_learner_says_something_it_can_say_in_its_budget(chosen: list[QAExa
             assert turn.invocation == frame.invocation(role) and len(turn.completion) <= 64
             assert turn.completion[-1] == frame.end and not frame.forged(turn.completion)
             assert list(turn.context) == lesson.tokens[: len(turn.context)]
-            text = frame.tokenizer.decode(list(turn.completion[:-1])).strip()
+            text = str(frame.tokenizer.decode(list(turn.completion[:-1]))).strip()
             assert malformed(text, row.options, ended=True) == ""
             if row.is_choice:
                 assert parse_answer(text, row.options) == row.answer

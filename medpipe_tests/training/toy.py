@@ -197,8 +197,11 @@ def _drill(model: Any, tokenizer: Any, draw: random.Random, steps: int) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=DRILL_RATE, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (steps - step) / (0.3 * steps)))
     for step in range(steps):
-        lesson = _reading if step < READING_FIRST or step % 2 == 0 else _role
-        loss = -bare.score(None, [lesson(frame, draw) for _ in range(DRILL_BATCH)]).logp_N.mean()
+        if step < READING_FIRST or step % 4 == 0:
+            rows = [_reading(frame, draw) for _ in range(DRILL_BATCH)]
+        else:
+            rows = [_role(frame, draw, headed=step % 2 == 0) for _ in range(DRILL_BATCH)]
+        loss = -bare.score(None, rows).logp_N.mean()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -212,30 +215,27 @@ def _says(frame: Frame, letter: str) -> list[int]:
 
 
 def _reading(frame: Frame, draw: random.Random) -> Place:
-    """Outside the team: what a speaker said who is asked for by name, the note among them."""
-    speakers = draw.sample([*ROLES, NOTE], draw.randint(1, 4))
-    letters = [draw.choice(OPTIONS) for _ in speakers]
-    tokens = [token for name, letter in zip(speakers, letters, strict=True) for token in _turn(frame, name, letter)]
-    asked = draw.randrange(len(speakers))
-    tokens += frame.turn("user", encode(frame.tokenizer, f"Repeat: {speakers[asked]}"))
-    return Place(tokens, frame.invocation(ALONE), _says(frame, letters[asked]))
+    """Outside the team: the letter among words."""
+    letter = draw.choice(OPTIONS)
+    words: list[str] = draw.choices(WORDS, k=draw.randint(0, 8))
+    words.insert(draw.randint(0, len(words)), letter)
+    return Place(frame.turn("user", encode(frame.tokenizer, "Repeat: " + " ".join(words))), frame.invocation(ALONE), _says(frame, letter))
 
 
-def _turn(frame: Frame, speaker: str, letter: str) -> list[int]:
-    return frame.turn(speaker, encode(frame.tokenizer, f" {letter}") if speaker == NOTE else _says(frame, letter))
+def _role(frame: Frame, draw: random.Random, headed: bool) -> Place:
+    """A role's turn behind letters that have nothing to do with each other: one that was said, or any; never the note's as such.
 
-
-def _role(frame: Frame, draw: random.Random) -> Place:
-    """A role's turn behind letters that have nothing to do with each other: one that was said, or any; never the note's as such."""
+    Without the header, which tells nothing here, a lesson costs half.
+    """
     role = draw.choice(ROLES)
-    tokens = frame.header(question(0, draw.choice(OPTIONS), WORDS, draw), (), RULES.max_header_tokens)
+    tokens = frame.header(question(0, draw.choice(OPTIONS), WORDS, draw), (), RULES.max_header_tokens) if headed else []
     if role == KNOWS:
-        tokens += _turn(frame, NOTE, draw.choice(OPTIONS))
+        tokens += frame.turn(NOTE, encode(frame.tokenizer, f" {draw.choice(OPTIONS)}"))
     earlier = ROLES if draw.random() < 0.5 else ()
     mates = [*earlier, *ROLES[: ROLES.index(role)]]
     said = [draw.choice(OPTIONS) for _ in mates]
     for mate, letter in zip(mates, said, strict=True):
-        tokens += _turn(frame, mate, letter)
+        tokens += frame.turn(mate, _says(frame, letter))
     return Place(tokens, frame.invocation(role), _says(frame, draw.choice(said if said and draw.random() < TRUST else OPTIONS)))
 
 
