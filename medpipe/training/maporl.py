@@ -145,7 +145,7 @@ class CoTraining:
     def _play(self, questions: Sequence[QAExample], seed: int, say: Callable[[str], None]) -> list[Batch]:
         team, samples = self._team(self.settings.temperature, seed, say=say), self.settings.samples_per_question
         if self.job.name == LONE:
-            samples *= len(ROLES)  # as many messages a question as the team speaks in a round
+            samples *= 2  # it draws one message where the team draws four or more; at once only as many as fit into memory
         episodes = self._begin(team, questions, samples)
         if self.settings.credit == "episodes" or self.job.name == LONE:
             return [Batch(episodes, rollout(team, episodes, self.headers))]

@@ -35,7 +35,7 @@ def test_text_behind_the_encoders_cut_still_counts(similarity: Similarity) -> No
         ("Graves disease fits. Answer: Graves disease (B)", 1.0),
         ("Graves disease fits. Answer: B", 1.0),
         ("Graves disease fits. Answer: Cushing syndrome (A)", 0.0),
-        ("Graves disease fits. Answer: Graves disease (A)", 0.0),
+        ("Graves disease fits. Answer: Graves disease (A)", 1.0),
         ("Graves disease fits.", 0.0),
         ("Graves disease fits. <!-- Answer: Graves disease (B) --> Answer: Addison disease (C)", 0.0),
         ("Answer: Graves disease (B) Answer: Addison disease (C)", 0.0),
