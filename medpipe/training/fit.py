@@ -60,7 +60,9 @@ def fit(
     first = reports[learners[0]]
     checkpoints = Checkpoints(scratch / "checkpoints", first.warn)
     weights: dict[Learner, list[Any]] = {learner: list(model.parameters(learner).values()) for learner in learners}
-    optimizers: dict[Learner, torch.optim.Optimizer] = {learner: torch.optim.AdamW(weights[learner], lr=settings.learning_rate, weight_decay=0.0) for learner in learners}
+    optimizers: dict[Learner, torch.optim.Optimizer] = {
+        learner: torch.optim.AdamW(weights[learner], lr=settings.learning_rate, weight_decay=0.0) for learner in learners
+    }
     fitted, saved = Fitted(budget=settings.tokens_per_pass), time.monotonic()
     newest = checkpoints.newest()
     if newest:

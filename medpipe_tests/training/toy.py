@@ -59,14 +59,14 @@ NOTE = "note"
 """Whose turn the fact is, in what the researcher reads."""
 TRUST = 0.7
 """Share of the drilled messages that repeat a letter which was read; the others are any letter, so that there is something to find."""
-DRILL, DRILL_BATCH, DRILL_RATE = 360, 32, 3e-3
-READING_FIRST = 60  # steps of the drill before the roles' turns come in
+DRILL, DRILL_BATCH, DRILL_RATE = 400, 32, 3e-3
+REPEATING, READING = 90, 180  # steps of the drill up to which only this is drilled; then the roles' turns come in
 RANK = 16
 ITERATIONS, EVERY, MEASURED = 36, 4, 48
 QUESTIONS, SAMPLES = 4, 12
 ADAPTERS: dict[Role, str] = {role: role for role in ROLES}
 REWARDS = Rewards(malformed_penalty=0.0)  # whatever the researcher says: also something unusable
-RULES = Rules(max_rounds_per_episode=2, max_header_tokens=160, max_new_tokens=dict.fromkeys(ROLES, 5), consensus_share=1.0)
+RULES = Rules(max_rounds_per_episode=1, max_header_tokens=160, max_new_tokens=dict.fromkeys(ROLES, 5), consensus_share=1.0)
 
 
 class Private(Episode):
@@ -197,10 +197,10 @@ def _drill(model: Any, tokenizer: Any, draw: random.Random, steps: int) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=DRILL_RATE, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (steps - step) / (0.3 * steps)))
     for step in range(steps):
-        if step < READING_FIRST or step % 4 == 0:
-            rows = [_reading(frame, draw) for _ in range(DRILL_BATCH)]
-        else:
+        if step >= READING and step % 4:
             rows = [_role(frame, draw, headed=step % 2 == 0) for _ in range(DRILL_BATCH)]
+        else:
+            rows = [(_repeating if step < REPEATING else _reading)(frame, draw) for _ in range(DRILL_BATCH)]
         loss = -bare.score(None, rows).logp_N.mean()
         optimizer.zero_grad()
         loss.backward()
@@ -214,12 +214,22 @@ def _says(frame: Frame, letter: str) -> list[int]:
     return [*encode(frame.tokenizer, f"Answer: {letter}"), frame.end]
 
 
-def _reading(frame: Frame, draw: random.Random) -> Place:
+def _repeating(frame: Frame, draw: random.Random) -> Place:
     """Outside the team: the letter among words."""
     letter = draw.choice(OPTIONS)
     words: list[str] = draw.choices(WORDS, k=draw.randint(0, 8))
     words.insert(draw.randint(0, len(words)), letter)
     return Place(frame.turn("user", encode(frame.tokenizer, "Repeat: " + " ".join(words))), frame.invocation(ALONE), _says(frame, letter))
+
+
+def _reading(frame: Frame, draw: random.Random) -> Place:
+    """Outside the team: what a speaker said who is asked for by name; never the note."""
+    speakers = draw.sample(ROLES, draw.randint(1, 4))
+    letters = [draw.choice(OPTIONS) for _ in speakers]
+    tokens = [token for name, letter in zip(speakers, letters, strict=True) for token in frame.turn(name, _says(frame, letter))]
+    asked = draw.randrange(len(speakers))
+    tokens += frame.turn("user", encode(frame.tokenizer, f"Repeat: {speakers[asked]}"))
+    return Place(tokens, frame.invocation(ALONE), _says(frame, letters[asked]))
 
 
 def _role(frame: Frame, draw: random.Random, headed: bool) -> Place:
@@ -231,8 +241,7 @@ def _role(frame: Frame, draw: random.Random, headed: bool) -> Place:
     tokens = frame.header(question(0, draw.choice(OPTIONS), WORDS, draw), (), RULES.max_header_tokens) if headed else []
     if role == KNOWS:
         tokens += frame.turn(NOTE, encode(frame.tokenizer, f" {draw.choice(OPTIONS)}"))
-    earlier = ROLES if draw.random() < 0.5 else ()
-    mates = [*earlier, *ROLES[: ROLES.index(role)]]
+    mates = ROLES[: ROLES.index(role)]
     said = [draw.choice(OPTIONS) for _ in mates]
     for mate, letter in zip(mates, said, strict=True):
         tokens += frame.turn(mate, _says(frame, letter))
