@@ -90,7 +90,7 @@ def instance(graph: Run) -> Iterator[dg.DagsterInstance]:
 
 
 def test_every_folder_is_finished_and_whole(graph: Run) -> None:
-    assert len(graph.made) == 30
+    assert len(graph.made) == 33
     for key, manifest in graph.made.items():
         assert store.damaged_files(graph.folder / "outputs" / key, manifest) == []
         assert [check.name for check in manifest.checks if check.severity == "error" and not check.passed] == (
@@ -99,19 +99,19 @@ def test_every_folder_is_finished_and_whole(graph: Run) -> None:
 
 
 def test_the_corpus_files_have_their_fields_and_the_summary_its_numbers(graph: Run) -> None:
-    rows = {part: store.read_jsonl(graph.folder / "data" / f"medxpert_{part}.jsonl") for part in ("train", "validation", "complete")}
+    rows = {part: store.read_jsonl(graph.folder / "data" / f"medxpert_{part}.jsonl") for part in ("train", "cotrain", "validation", "complete")}
     for part in rows.values():
         assert part
         assert all(set(row) >= FIELDS for row in part)
     summary = graph.read("data/dataset_summary.json")
     assert {"total_samples", "categories", "sources", "difficulty_levels", "training_samples", "validation_samples"} <= set(summary)
-    assert summary["total_samples"] == len(rows["complete"]) == len(rows["train"]) + len(rows["validation"])
+    assert summary["total_samples"] == len(rows["complete"]) == sum(len(rows[part]) for part in ("train", "cotrain", "validation"))
     assert (summary["training_samples"], summary["validation_samples"]) == (len(rows["train"]), len(rows["validation"]))
     assert sum(summary["categories"].values()) == sum(summary["difficulty_levels"].values()) == summary["total_samples"]
     assert set(summary["sources"]) == {"phenotypes", "synthetic"}
     ids = {part: {row["id"] for row in rows[part]} for part in rows}
-    assert not ids["train"] & ids["validation"]
-    assert ids["train"] | ids["validation"] == ids["complete"]
+    assert not ids["train"] & ids["validation"] and not ids["cotrain"] & (ids["train"] | ids["validation"])
+    assert ids["train"] | ids["cotrain"] | ids["validation"] == ids["complete"]
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -250,5 +250,5 @@ def test_the_terminal_shows_short_lines_and_the_leaderboard_at_the_end(narrower:
         assert "DEBUG" not in run.done.stderr
         assert "outputs/report.html" in run.done.stdout
         assert "Synthetic, held-out conditions" in run.done.stdout
-    assert "models/planner         unchanged: made" in unchanged.done.stderr
+    assert "models/planner is unchanged: made" in unchanged.done.stderr
     assert "not medical advice" in unchanged.done.stdout

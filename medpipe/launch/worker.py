@@ -133,10 +133,10 @@ class _Part:
         folders = {key: Path(ref.path) for key, ref in self.order.inputs.items()}
         return Job(self.order.name, settings, folders, self.partial, scratch, self.order.device, self.report)
 
-    def publish(self, outcome: Outcome, used: dict[str, Any], seconds: float) -> Manifest:
+    def publish(self, outcome: Outcome, used: dict[str, Any], seconds: float, log: Path) -> Manifest:
         order, settings = self.order, self.order.settings
         if order.task in ("sft", "verifier", "maporl"):
-            shutil.copyfile(self.log, self.partial / "training_logs.txt")
+            shutil.copyfile(log, self.partial / "training_logs.txt")
         files = store.hash_tree(self.partial)
         lasting = {name: sha for name, sha in files.items() if not name.startswith(VOLATILE)}
         manifest = Manifest(
@@ -160,6 +160,9 @@ def _build(order: Order, building: Mapping[str, _Part]) -> dict[str, Manifest]:
     started = time.monotonic()
     outcomes: dict[str, Outcome] = {}
     first = next(iter(building.values()))
+    for part in building.values():
+        if part is not first:
+            part.log.write_text(f"made in one pass with {first.order.name}: its log tells how far it is\n", encoding="utf-8")
     try:
         with _gpu_claimed(order.device, first.report.log):
             view = scoped(settings, task.sections)
@@ -170,7 +173,7 @@ def _build(order: Order, building: Mapping[str, _Part]) -> dict[str, Manifest]:
             if part.report.tracker and (outcome is None or outcome.status == "ok"):
                 part.report.tracker.close(outcome is None, _numbers(outcome))
     seconds = round(time.monotonic() - started, 2)
-    manifests = {name: part.publish(outcomes[name], used, seconds) for name, part in building.items()}
+    manifests = {name: part.publish(outcomes[name], used, seconds, first.log) for name, part in building.items()}
     shutil.rmtree(scratch, ignore_errors=True)
     return manifests
 
