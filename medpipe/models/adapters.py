@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,7 +81,9 @@ class AdapterModel:
         self._end = int(tokenizer.convert_tokens_to_ids(END))  # type: ignore[arg-type]
         self._padding = int(tokenizer.pad_token_id)  # type: ignore[arg-type]
         self._control = set(tokenizer.added_tokens_decoder)  # type: ignore[attr-defined]
-        self._in_use: tuple[str | None, bool] | None = None
+        self._tuned = _tuned(model) if self.adapters else []
+        self._in_use: tuple[str, bool] | None = None
+        self._bare = False
 
     @classmethod
     def load(cls, base: Path, adapters: Mapping[str, Path], device: str = "cpu", choice: Model = base_models.PLAIN) -> AdapterModel:
@@ -139,17 +141,23 @@ class AdapterModel:
     @contextmanager
     def use(self, adapter: str | None, train: bool = False) -> Iterator[None]:
         """Make an adapter (None: the bare base) the active one; with `train` its weights, and only its, get gradients."""
-        if adapter is None:
-            with self.model.disable_adapter() if self.adapters else nullcontext():
-                yield
-            if self.adapters:  # peft hands the adapter back with gradients switched on
-                before, trained = self._in_use or (self.adapters[0], False)
-                self.model.set_adapter(before, inference_mode=not trained)
+        if not self.adapters:
+            yield
             return
-        if self._in_use != (adapter, train):
-            self.model.set_adapter(adapter, inference_mode=not train)
+        # peft's own context manager looks through every module and adapter at each switch; a rollout switches at every turn.
+        was_bare, self._bare = self._bare, adapter is None
+        for layer in self._tuned:
+            layer._disable_adapters = self._bare
+        if adapter is not None and self._in_use != (adapter, train):
+            for layer in self._tuned:
+                layer.set_adapter(adapter, inference_mode=not train)
             self._in_use = adapter, train
-        yield
+        try:
+            yield
+        finally:
+            self._bare = was_bare
+            for layer in self._tuned:
+                layer._disable_adapters = was_bare
 
     def parameters(self, adapter: str) -> dict[str, torch.nn.Parameter]:
         """An adapter's own weights by name."""
@@ -352,6 +360,13 @@ class AdapterModel:
             ids[number, : len(row)] = torch.tensor(row, dtype=torch.long)
             mask[number, : len(row)] = 1
         return ids.to(self.device), mask.to(self.device)
+
+
+def _tuned(model: Any) -> list[Any]:
+    """The layers that carry adapters."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
 
 
 def _with(model: Any, name: str, config: Any) -> Any:

@@ -32,6 +32,7 @@ GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 PROBE = "precision.json"
 """What this machine's CPU is faster with; part of the base, so that all that is made on it computes alike."""
 FASTER = 1.3
+LOOK, HOPELESS = 16, 2.0  # tokens of the probe's first look, and how many times as slow bf16 may be there before nobody looks on
 TINY = 1_000_000
 """Parameters below which several CPU threads would only wait for each other."""
 PLAIN = Model()
@@ -124,26 +125,39 @@ def probe_precision(model: Any, tokens: int = 256, tries: int = 3) -> dict[str, 
     """What a CPU reads faster with: CPU seconds for so many tokens in fp32 and in bf16, the best of some tries each, by turns.
 
     On one thread: several would count the time in which they wait for each other. bf16 is chosen only where it is FASTER times
-    as fast, so that noise decides nothing.
+    as fast, so that noise decides nothing. A first look at a few tokens settles it on a CPU without bf16 arithmetic, where a whole
+    reading would take minutes; the seconds are those of the look then.
     """
     import torch
 
-    found: dict[str, list[float]] = {"fp32": [], "bf16": []}
-    ids = torch.arange(tokens)[None] % model.config.vocab_size
-    threads = torch.get_num_threads()
+    kinds, threads = {"bf16": torch.bfloat16, "fp32": torch.float32}, torch.get_num_threads()
     torch.set_num_threads(1)
-    with torch.inference_mode():
+    found = {name: [_reading_seconds(model, dtype, LOOK)] for name, dtype in kinds.items()}
+    if hopeless := found["bf16"][0] > HOPELESS * found["fp32"][0]:
+        tokens = LOOK
+    else:
+        found = {name: [] for name in kinds}
         for _ in range(tries):
-            for name, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
-                model.to(dtype)
-                for _ in range(2):  # the first pass after a change prepares kernels
-                    started = time.process_time()
-                    model.get_decoder()(input_ids=ids)
-                    seconds = time.process_time() - started
-                found[name].append(seconds)
+            for name, dtype in kinds.items():
+                found[name].append(_reading_seconds(model, dtype, tokens))
+    model.to(torch.float32)
     torch.set_num_threads(threads)
     best = {name: round(min(times), 4) for name, times in found.items()}
-    return {"cpu": "bf16" if best["fp32"] >= FASTER * best["bf16"] else "fp32", "cpu_seconds": best, "tokens": tokens}
+    faster = not hopeless and best["fp32"] >= FASTER * best["bf16"]
+    return {"cpu": "bf16" if faster else "fp32", "cpu_seconds": best, "tokens": tokens}
+
+
+def _reading_seconds(model: Any, dtype: torch.dtype, tokens: int) -> float:
+    """CPU seconds of the second of two passes: the first one after a change prepares kernels."""
+    import torch
+
+    ids = torch.arange(tokens)[None] % model.config.vocab_size
+    model.to(dtype)
+    with torch.inference_mode():
+        model.get_decoder()(input_ids=ids)
+        started = time.process_time()
+        model.get_decoder()(input_ids=ids)
+        return time.process_time() - started
 
 
 def _bits(choice: Model, dtype: torch.dtype) -> Any:

@@ -256,6 +256,7 @@ class CoTraining:
         if not self.settings.select_every or not self.curriculum.selection:
             return 0.0
         team = self._team(scored=False)
+        self.job.report.log(f"iteration {iteration}: asking {len(self.curriculum.selection)} held-back training-side questions")
         episodes = self._begin(team, self.curriculum.selection, 1)
         size = max(1, self.settings.questions_per_iteration * 2)
         for start in range(0, len(episodes), size):
@@ -263,7 +264,7 @@ class CoTraining:
         accuracy = fmean(e.final.answer == e.question.answer for e in episodes)
         if accuracy > self.progress.best_accuracy:
             self.progress.best, self.progress.best_accuracy, self.best = iteration, accuracy, self._weights()
-        self.job.report.log(f"iteration {iteration}: {accuracy:.3f} of {len(episodes)} held-back training-side questions")
+        self.job.report.log(f"iteration {iteration}: {accuracy:.3f} of them answered right")
         return accuracy
 
     def _unparsed(self, values: Mapping[str, float]) -> bool:

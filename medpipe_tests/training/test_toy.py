@@ -20,7 +20,7 @@ from medpipe.training.advantages import Cell
 from medpipe.training.update import Batch, targets
 from medpipe_tests.training import toy
 
-SEED, ITERATIONS = 0, 12
+SEED, ITERATIONS = 0, 8
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def start(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_only_the_researcher_ever_reads_the_fact(start: Path) -> None:
     model = toy.load_team(start)
-    note = f"<|im_start|>{toy.NOTE}\n"
+    note = f"<|im_start|>{toy.NOTE}\nNote:"
     team = Team(model, toy.ADAPTERS, toy.RULES, 1.0, torch.Generator().manual_seed(0), toy.pay)
     batch = toy.play(team, toy.questions(8, toy.WORDS, random.Random(0)))
     shared, own = (batch.readings.of(model, adapter) for adapter in ("analyst", "researcher"))
@@ -73,23 +73,21 @@ def goal(letters: list[str], signals: bool) -> float:
 
 
 def test_telling_the_fact_pays_the_researcher_only_by_what_the_others_do_with_it() -> None:
-    told, kept, ignored = ["ABBB", "BBBB"], ["AAAA", "AAAA"], ["ABAA", "AAAA"]
+    told, kept, ignored = ["ABBB"], ["AAAA"], ["ABAA"]
     assert goal(told, signals=True) > goal(kept, signals=True) == goal(ignored, signals=True)
     assert goal(told, signals=False) == goal(kept, signals=False) == goal(ignored, signals=False) == 0.5
 
 
-@pytest.mark.slow
-@pytest.mark.xfail(reason="on the shared transcript the game's team reaches a half, not yet nine of ten (docs/toy.md)", strict=False)
 def test_with_signals_the_team_learns_to_tell_and_to_listen(start: Path) -> None:
     (_, before), (_, after) = toy.co_train(toy.load_team(start), toy.settings_of(signals=True), SEED, ITERATIONS, every=ITERATIONS)
     assert before < toy.CHANCE + 0.2
-    assert after > toy.CHANCE + 0.4
+    assert after >= toy.SOLVED
 
 
 def test_without_signals_the_researcher_is_never_moved_and_the_team_stays_blind(start: Path) -> None:
     """Its pay is a half in every sample, so its messages have nothing to be compared by, in this iteration as in any later one."""
     model = toy.load_team(start)
     before = {role: weights_hash(model.parameters(role)) for role in ROLES}
-    curve = toy.co_train(model, toy.settings_of(signals=False), SEED, ITERATIONS // 4, every=1)
+    curve = toy.co_train(model, toy.settings_of(signals=False), SEED, 3, every=1)
     assert {role for role in ROLES if weights_hash(model.parameters(role)) == before[role]} == {"researcher"}
     assert all(share < toy.CHANCE + 0.2 for _, share in curve)

@@ -4,20 +4,20 @@
     python -m medpipe_tests.training.toy --seeds 1 --iterations 4        # a quick look
 
 **The game.** Four options and one fact, the letter of the right one, which the researcher alone reads: a note below the header of
-its own copy of the transcript. Two rounds at most; the episode ends when all four agree. Success is the team's answer: the reporter's
-in the last round. Who does not know the fact is right in one case of four.
+its own copy of the transcript. One round. Success is the team's answer: the reporter's. Who does not know the fact is right in one
+case of four.
 
 **The pay.** V = 1 for a planner, analyst or reporter who answers right, else 0. The researcher's V is one half whatever it says.
 So in its own pay there is no reason to tell the fact, and nobody is paid for what another speaker does.
 
-- With co-operation signals: half of every return is the team's answer (team_share = 0.5), the later round's mean V stands in the
-  return (gamma = 1), and shaping pays who brings others to the truth.
-- Without: team_share = gamma = 0 and no shaping. Every other number is the same.
+- With co-operation signals: half of every return is the team's answer (team_share = 0.5).
+- Without: team_share = 0. Every other number is the same.
 
-**The start.** A random Qwen3 model of 0.14 million weights and one untrained activated adapter per role. The base is drilled on form
-and reading only: a message is `Answer:` and a letter; outside the team it is the letter that stands in the question, in a role's
-turn it is a letter that a team-mate named, or, in three cases of ten, any. In the drill the note's letter means nothing, so the
-drill can't teach to tell it, and the team starts at chance.
+**The start.** A random Qwen3 model of 0.17 million weights and one untrained activated adapter per role. The base is drilled on form
+and reading only: a message is `Answer:` and a letter; outside the team it is the letter that stands in a note, in a role's turn it
+is a letter that a team-mate named, or, in three cases of ten, any. There the note's letter means nothing, so the drill can't teach a
+role to tell it, and the team starts at chance. That the base can read a note at all is needed: an activated adapter acts on
+its own turn and can't change what was read before it.
 
 Everything else is the project's: the workflow's graph, `Readings`, `targets`, `learners_of`, `update`, four adapters on one base.
 Left out: the KL term to the start, and words. The game shows that credit reaches who deserves it, not that a model reasons.
@@ -55,15 +55,15 @@ OPTIONS = LETTERS[:4]
 CHANCE, SOLVED = 1 / len(OPTIONS), 0.9
 FRESH_WORDS = ("rash", "nausea", "swelling", "weakness", "headache")  # in the questions that measure, never in those that train
 KNOWS: Role = "researcher"
-NOTE = "note"
+NOTE = "user"
 """Whose turn the fact is, in what the researcher reads."""
 TRUST = 0.7
 """Share of the drilled messages that repeat a letter which was read; the others are any letter, so that there is something to find."""
-DRILL, DRILL_BATCH, DRILL_RATE = 400, 32, 3e-3
-REPEATING, READING = 90, 180  # steps of the drill up to which only this is drilled; then the roles' turns come in
+DRILL, DRILL_BATCH, DRILL_RATE = 240, 32, 3e-3
+REPEATING = 90  # steps of the drill before the roles' turns come in
 RANK = 16
-ITERATIONS, EVERY, MEASURED = 36, 4, 48
-QUESTIONS, SAMPLES = 4, 12
+ITERATIONS, EVERY, MEASURED = 12, 2, 48
+QUESTIONS, SAMPLES = 4, 32
 ADAPTERS: dict[Role, str] = {role: role for role in ROLES}
 REWARDS = Rewards(malformed_penalty=0.0)  # whatever the researcher says: also something unusable
 RULES = Rules(max_rounds_per_episode=1, max_header_tokens=160, max_new_tokens=dict.fromkeys(ROLES, 5), consensus_share=1.0)
@@ -78,7 +78,7 @@ class Private(Episode):
     def of(cls, episode: Episode, frame: Frame) -> Private:
         """The episode, not begun, with the right letter as the note."""
         private = cls(episode.question, episode.evidence, episode.header, episode.sample)
-        private.fact = frame.turn(NOTE, encode(frame.tokenizer, f" {episode.question.answer}"))
+        private.fact = note_of(frame, episode.question.answer)
         return private
 
     def read_by(self, role: Role) -> list[int]:
@@ -127,6 +127,11 @@ def play(team: Team, asked: Sequence[QAExample], samples: int = 1) -> Batch:
     return Batch(list(episodes), readings)
 
 
+def note_of(frame: Frame, *words: str) -> list[int]:
+    """A note as a turn of its own."""
+    return frame.turn(NOTE, encode(frame.tokenizer, "Note: " + " ".join(words)))
+
+
 def question(number: int, answer: str, words: Sequence[str], draw: random.Random) -> QAExample:
     """A question whose words tell nothing about its answer."""
     asked = " ".join(draw.choices(words, k=2))
@@ -148,11 +153,10 @@ def pay(episodes: Sequence[Episode], round_: int) -> None:
 
 
 def settings_of(signals: bool) -> Maporl:
-    """The game's settings; without signals every message is paid by its own V alone."""
+    """The game's settings; without signals every message is paid by its own V alone. There is one round: no gamma, no shaping."""
     return Maporl(
-        questions_per_iteration=QUESTIONS, samples_per_question=SAMPLES, learning_rate=3e-3, minibatch=64, kl=0.0, steps_per_batch=1,
-        team_share=0.5 if signals else 0.0, gamma=1.0 if signals else 0.0, alpha0=0.0, beta0=0.0,
-        alpha1=0.1 if signals else 0.0, beta1=0.1 if signals else 0.0,
+        questions_per_iteration=QUESTIONS, samples_per_question=SAMPLES, learning_rate=1e-3, minibatch=128, kl=0.0, steps_per_batch=4,
+        team_share=0.5 if signals else 0.0, gamma=0.0, alpha0=0.0, beta0=0.0, alpha1=0.0, beta1=0.0,
     )  # fmt: skip
 
 
@@ -169,8 +173,8 @@ def make_team(root: Path, seed: int, drill: int = DRILL) -> Path:
     tokenizer = tokenizer_of(CHATML)
     model = AutoModelForCausalLM.from_config(
         Qwen3Config(
-            vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-            num_key_value_heads=2, head_dim=16, max_position_embeddings=512, tie_word_embeddings=True,
+            vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=8,
+            num_key_value_heads=8, head_dim=16, max_position_embeddings=512, tie_word_embeddings=True,
             eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, bos_token_id=None,
         ), dtype=torch.float32,
     )  # fmt: skip
@@ -194,13 +198,13 @@ def load_team(folder: Path) -> AdapterModel:
 
 def _drill(model: Any, tokenizer: Any, draw: random.Random, steps: int) -> None:
     bare, frame = AdapterModel(model.train(), tokenizer, activated=False), Frame(tokenizer)  # gradients through all that is read
-    optimizer = torch.optim.AdamW(model.parameters(), lr=DRILL_RATE, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=DRILL_RATE, betas=(0.9, 0.95), weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (steps - step) / (0.3 * steps)))
     for step in range(steps):
-        if step >= READING and step % 4:
+        if step >= REPEATING and step % 4:
             rows = [_role(frame, draw, headed=step % 2 == 0) for _ in range(DRILL_BATCH)]
         else:
-            rows = [(_repeating if step < REPEATING else _reading)(frame, draw) for _ in range(DRILL_BATCH)]
+            rows = [_repeating(frame, draw) for _ in range(DRILL_BATCH)]
         loss = -bare.score(None, rows).logp_N.mean()
         optimizer.zero_grad()
         loss.backward()
@@ -215,21 +219,11 @@ def _says(frame: Frame, letter: str) -> list[int]:
 
 
 def _repeating(frame: Frame, draw: random.Random) -> Place:
-    """Outside the team: the letter among words."""
+    """Outside the team: the letter that a note holds among words."""
     letter = draw.choice(OPTIONS)
     words: list[str] = draw.choices(WORDS, k=draw.randint(0, 8))
     words.insert(draw.randint(0, len(words)), letter)
-    return Place(frame.turn("user", encode(frame.tokenizer, "Repeat: " + " ".join(words))), frame.invocation(ALONE), _says(frame, letter))
-
-
-def _reading(frame: Frame, draw: random.Random) -> Place:
-    """Outside the team: what a speaker said who is asked for by name; never the note."""
-    speakers = draw.sample(ROLES, draw.randint(1, 4))
-    letters = [draw.choice(OPTIONS) for _ in speakers]
-    tokens = [token for name, letter in zip(speakers, letters, strict=True) for token in frame.turn(name, _says(frame, letter))]
-    asked = draw.randrange(len(speakers))
-    tokens += frame.turn("user", encode(frame.tokenizer, f"Repeat: {speakers[asked]}"))
-    return Place(tokens, frame.invocation(ALONE), _says(frame, letters[asked]))
+    return Place(note_of(frame, *words), frame.invocation(ALONE), _says(frame, letter))
 
 
 def _role(frame: Frame, draw: random.Random, headed: bool) -> Place:
@@ -240,7 +234,7 @@ def _role(frame: Frame, draw: random.Random, headed: bool) -> Place:
     role = draw.choice(ROLES)
     tokens = frame.header(question(0, draw.choice(OPTIONS), WORDS, draw), (), RULES.max_header_tokens) if headed else []
     if role == KNOWS:
-        tokens += frame.turn(NOTE, encode(frame.tokenizer, f" {draw.choice(OPTIONS)}"))
+        tokens += note_of(frame, draw.choice(OPTIONS))
     mates = ROLES[: ROLES.index(role)]
     said = [draw.choice(OPTIONS) for _ in mates]
     for mate, letter in zip(mates, said, strict=True):
