@@ -397,6 +397,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--old", type=Path, help="work tree of the former code; without it only the present one is measured")
     parser.add_argument("--parts", default="sft,adapters,episodes,evaluation,toy", help="which, separated by commas")
+    parser.add_argument(
+        "--systems", default="old,same,new,bf16,lora", help="which, separated by commas; bf16 takes long on a CPU without it"
+    )
     parser.add_argument("--rows", type=int, default=32, help="to fine-tune on")
     parser.add_argument("--loss-rows", type=int, default=48, help="of other conditions, to measure the loss on")
     parser.add_argument("--questions", type=int, default=16, help="of the evaluation")
@@ -431,7 +434,7 @@ def main() -> None:
         for _ in range(options.repeat):
             for system in PARTS[part]:
                 code = options.old.resolve() if options.old and system in BY_FORMER else None
-                if system in BY_FORMER and code is None:
+                if system not in options.systems.split(",") or (system in BY_FORMER and code is None):
                     continue
                 found = toy(code or here) if part == "toy" else child(__file__, f"{part}/{system}", options, (), code, **changes)
                 results.append({"part": part, "system": system, **found})

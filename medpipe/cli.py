@@ -181,10 +181,11 @@ def ui(
     profile: ProfileOption = DEFAULT_PROFILE,
 ) -> None:
     """Open Dagster's page and MLflow's page side by side, on this machine only; Ctrl-C ends both."""
-    from medpipe.tracking import mlflow_server, tracking_uri
+    from medpipe.tracking import alone_with_mlflow, mlflow_server, tracking_uri
 
     settings = load_profile(profile)
-    settings.outputs.mkdir(parents=True, exist_ok=True)
+    with alone_with_mlflow(tracking_uri(settings), settings.outputs):
+        pass  # its page would else make the database itself
     environment = {**os.environ, "DAGSTER_HOME": str(Path.cwd()), "MEDPIPE_PROFILE": profile, "MLFLOW_DISABLE_TELEMETRY": "true"}
     here = "127.0.0.1"  # neither page has a login
     commands = [[sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml", "-h", here, "-p", str(port)]]

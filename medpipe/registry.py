@@ -34,7 +34,7 @@ from medpipe.questions import to_questions
 from medpipe.schema import ROLES
 from medpipe.team.ask import ask, look_up
 from medpipe.team.workflow import Team
-from medpipe.tracking import mlflow_server, tracking_uri
+from medpipe.tracking import alone_with_mlflow, mlflow_server, tracking_uri
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -145,7 +145,7 @@ def _opened(settings: Settings) -> Iterator[MlflowClient]:
     settings.outputs.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(str(settings.outputs / ".registry.lock"), timeout=600):
-            with FileLock(str(settings.outputs / ".mlflow.lock"), timeout=120):  # the tracker's, while the database is made
+            with alone_with_mlflow(uri, settings.outputs):
                 client = MlflowClient(uri, registry_uri=uri)
                 client.search_registered_models(max_results=1)
             yield client

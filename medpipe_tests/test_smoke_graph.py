@@ -99,7 +99,9 @@ def test_every_folder_is_finished_and_whole(graph: Run) -> None:
 
 
 def test_the_corpus_files_have_their_fields_and_the_summary_its_numbers(graph: Run) -> None:
-    rows = {part: store.read_jsonl(graph.folder / "data" / f"medxpert_{part}.jsonl") for part in ("train", "cotrain", "validation", "complete")}
+    rows = {
+        part: store.read_jsonl(graph.folder / "data" / f"medxpert_{part}.jsonl") for part in ("train", "cotrain", "validation", "complete")
+    }
     for part in rows.values():
         assert part
         assert all(set(row) >= FIELDS for row in part)

@@ -20,15 +20,21 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from filelock import FileLock
+
 from medpipe.config import Settings, without_password
+from medpipe.errors import MedpipeError
 from medpipe.tracking.journal import Journal, is_written, journals, unfed
 from medpipe.tracking.usage import Sampler
 
 FEEDER = (sys.executable, "-m", "medpipe.tracking.feeder")
+SQLITE = "sqlite:///"
+TOUCH = "import sys; from mlflow.tracking import MlflowClient; MlflowClient(sys.argv[1]).search_experiments(max_results=1)"
+"""A program that makes MLflow's tables in a fresh database, by touching it."""
 
 
 def mlflow_server(settings: Settings) -> str:
@@ -43,6 +49,33 @@ def mlflow_server(settings: Settings) -> str:
 def tracking_uri(settings: Settings) -> str:
     """Where MLflow keeps its runs: where it was told to, or sqlite in the outputs folder."""
     return mlflow_server(settings) or f"sqlite:///{(settings.outputs / 'mlflow.db').resolve()}"
+
+
+@contextlib.contextmanager
+def alone_with_mlflow(uri: str, outputs: Path) -> Iterator[None]:
+    """Hold the lock under which MLflow's database is first touched, with a whole database there if it is sqlite's.
+
+    MLflow makes its tables over some seconds and can't use a database in which it was interrupted: it is made aside, in a process of
+    its own, and gets its name when it is whole.
+
+    Raises:
+        MedpipeError: MLflow could not make it.
+    """
+    outputs.mkdir(parents=True, exist_ok=True)
+    with FileLock(str(outputs / ".mlflow.lock"), timeout=600):
+        path = Path(uri.removeprefix(SQLITE))
+        if uri.startswith(SQLITE) and not path.exists():
+            partial = path.with_name(f"{path.name}.partial")
+            for left in path.parent.glob(f"{partial.name}*"):
+                left.unlink()
+            done = subprocess.run([sys.executable, "-c", TOUCH, f"{SQLITE}{partial}"], capture_output=True, text=True)
+            if done.returncode:
+                raise MedpipeError(
+                    got=f"a failure of MLflow ({done.stderr.strip().splitlines()[-1:]})", expected="a fresh database", where=str(path),
+                    do="see that the disk has room, or set tracking.kind = none to go without MLflow",
+                )  # fmt: skip
+            partial.rename(path)
+        yield
 
 
 def trackers(settings: Settings) -> tuple[str, ...]:

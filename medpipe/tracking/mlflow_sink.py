@@ -13,10 +13,10 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from mlflow.entities import (
     Dataset,
     DatasetInput,
@@ -33,7 +33,7 @@ from mlflow.tracing.client import TracingClient
 from mlflow.tracking import MlflowClient
 
 from medpipe import NOTICE
-from medpipe.tracking import episode_name
+from medpipe.tracking import alone_with_mlflow, episode_name
 
 PARENT_TAG, JOURNAL_TAG = "medpipe.dagster_run", "medpipe.journal"
 TIMES = ("started_ns", "ended_ns")
@@ -72,15 +72,14 @@ class MLflow:
 
     def _connected(self) -> MlflowClient:
         if self._client is None:
-            self._outputs.mkdir(parents=True, exist_ok=True)
             with self._alone():
                 client = MlflowClient(self._uri)
                 client.search_experiments(max_results=1)  # the first touch makes the tables
             self._client = client
         return self._client
 
-    def _alone(self) -> FileLock:
-        return FileLock(str(self._outputs / ".mlflow.lock"), timeout=120)
+    def _alone(self) -> AbstractContextManager[None]:
+        return alone_with_mlflow(self._uri, self._outputs)
 
     def _open(self, path: Path, head: Mapping[str, Any]) -> dict[str, str]:
         """Find or make the parent and the run of this journal."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -17,7 +19,7 @@ import pytest
 from medpipe import NOTICE, store
 from medpipe.config import Settings
 from medpipe.launch.worker import WorkReporter
-from medpipe.tracking import Tracker, is_traced, tracking_uri
+from medpipe.tracking import Tracker, alone_with_mlflow, is_traced, tracking_uri
 from medpipe.tracking.journal import journals, read
 from medpipe.tracking.mlflow_sink import PARENT_TAG
 from medpipe_tests.tracking.tracked import DATASETS, PARAMS, TAGS, settings_in
@@ -112,6 +114,23 @@ def test_four_processes_that_open_a_fresh_database_at_once_all_get_their_run(tmp
     assert len(parents) == 1
     assert sorted(run.info.run_name for run in nested) == names
     assert all(run.data.metrics == {"loss": 1.0, "final": 2.0} for run in nested)
+
+
+def test_a_first_start_that_was_killed_leaves_nothing_in_the_way(tmp_path: Path) -> None:
+    from mlflow.tracking import MlflowClient
+
+    uri, partial = tracking_uri(settings_in(tmp_path)), tmp_path / "mlflow.db.partial"
+    makes = f"from pathlib import Path; from medpipe.tracking import alone_with_mlflow as a\nwith a({uri!r}, Path({str(tmp_path)!r})): pass"
+    first = subprocess.Popen([sys.executable, "-c", makes], stderr=subprocess.DEVNULL, start_new_session=True)
+    while not (partial.exists() and partial.stat().st_size):
+        assert first.poll() is None, "it ended before it was killed"
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    assert not (tmp_path / "mlflow.db").exists()
+    with alone_with_mlflow(uri, tmp_path):
+        pass
+    assert [experiment.name for experiment in MlflowClient(uri).search_experiments()] == ["Default"]
+    assert not list(tmp_path.glob("*.partial*"))
 
 
 @pytest.mark.parametrize("where", ["a folder that can't exist", "a server that isn't there"])
