@@ -9,7 +9,7 @@ the same text for both; each code makes its own prompts of them. The base is the
 all linear modules of the last 15 layers. Message budgets: planner 24, researcher 40, analyst 60, reporter 52 tokens; 2 passages of 240
 characters.
 
-sft: four roles are fine-tuned on the same rows, half of them multiple choice, two rows a step: rows per CPU second, where a row is one
+sft: four roles are fine-tuned on the same rows, half of them multiple choice, `--step` rows a step: rows per CPU second, where a row is one
 question for all four. Before: four trainings, each role's prompt read and learned through for itself, by its own prompts, and once more
 on our token ids (`on our tokens`: what each role reads and says in the transcript). `prompt tokens` is what a system without sharing
 reads, `read tokens` what is read. The first run's adapters speak in the parts below.
@@ -62,7 +62,7 @@ PARTS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 NAMES = {"old": "before", "same": "before, on our tokens", "new": "now", "bf16": "now, bf16", "lora": "now, whole-sequence adapters"}
 UNITS = {"sft": "rows", "adapters": "rows", "episodes": "episodes", "evaluation": "items", "toy": "games"}
-GIVEN = ("rows", "loss-rows", "questions", "samples", "lengths")
+GIVEN = ("rows", "step", "loss-rows", "questions", "samples", "lengths")
 
 
 # --- in a process of its own: the present code
@@ -101,7 +101,7 @@ def sft_now(
     from medpipe.training.rows import make_lesson, optimizer_steps
     from medpipe.training.sft import adapter_config
 
-    settings = settings_now(precision, **{"training.adapter": kind})
+    settings = settings_now(precision, **{"training.adapter": kind, "training.batch_size": options.step})
     training = settings.training
     bare, tokenizer = base.load(base_folder(), "cpu", settings.model)
     frame = Frame(tokenizer)
@@ -227,7 +227,7 @@ def sft_before(options: argparse.Namespace, same: bool = False) -> dict[str, Any
     from medpipe.schema import ROLES
 
     batches, sft, trainer = former("training.batches"), former("training.sft"), former("training.trainer")
-    settings = settings_before()
+    settings = settings_before(**{"training.batch_size": options.step})
     rows, passages = cases("learn", options.rows)
     wall = work = 0.0
     prompt_tokens = target_tokens = loaded = 0
@@ -401,6 +401,7 @@ def main() -> None:
         "--systems", default="old,same,new,bf16,lora", help="which, separated by commas; bf16 takes long on a CPU without it"
     )
     parser.add_argument("--rows", type=int, default=32, help="to fine-tune on")
+    parser.add_argument("--step", type=int, default=2, help="rows in an optimizer step of fine-tuning")
     parser.add_argument("--loss-rows", type=int, default=48, help="of other conditions, to measure the loss on")
     parser.add_argument("--questions", type=int, default=16, help="of the evaluation")
     parser.add_argument("--samples", type=int, default=8, help="of each question in `episodes`")

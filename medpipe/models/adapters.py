@@ -254,7 +254,7 @@ class AdapterModel:
                 hidden_BH = self._hidden(next_BT, mask_BT, position_BT, cache)[:, -1]
                 logp_BV = torch.log_softmax(self._logits(hidden_BH) / (temperature or 1.0), dim=-1)
                 if temperature:
-                    drawn = torch.multinomial(logp_BV.exp().cpu(), 1, generator=generator).to(self.device)
+                    drawn = _draw(logp_BV, generator)
                 else:
                     drawn = logp_BV.argmax(-1, keepdim=True)
                 chosen = logp_BV.gather(1, drawn).squeeze(1).tolist()
@@ -360,6 +360,17 @@ class AdapterModel:
             ids[number, : len(row)] = torch.tensor(row, dtype=torch.long)
             mask[number, : len(row)] = 1
         return ids.to(self.device), mask.to(self.device)
+
+
+def _draw(logp_BV: Tensor, generator: torch.Generator | None) -> Tensor:
+    """One token a row, [B, 1], by where a uniform number falls into the summed probabilities.
+
+    torch.multinomial draws an exponential number for each word of the vocabulary: as long as a fifth of a small model's pass.
+    """
+    summed_BV = logp_BV.exp().double().cumsum(-1)
+    uniform_B1 = torch.rand(len(logp_BV), 1, dtype=torch.double, generator=generator).to(logp_BV.device)
+    drawn_B1 = torch.searchsorted(summed_BV, uniform_B1 * summed_BV[:, -1:], right=True)  # right: never a word of probability 0
+    return drawn_B1.clamp(max=logp_BV.shape[1] - 1)
 
 
 def _tuned(model: Any) -> list[Any]:

@@ -23,7 +23,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-ROOM = 64  # tokens
+ROOM = 128  # tokens
 ATTENTION = "medpipe_grouped"
 """Name under which `grouped_attention` is registered with transformers."""
 
@@ -48,8 +48,11 @@ class RoomyLayer(DynamicLayer):
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep these rows, in this order; a row may come more than once. The old buffers stay as they are."""
-        super().batch_select_indices(indices)
-        self._room = None
+        assert self.keys is not None and self.values is not None, "rows are chosen of what was read"
+        before = self.get_seq_length()
+        own = self.keys[indices], self.values[indices]
+        self._room = keys, values = tuple(_longer(part, part, before, before + ROOM) for part in own)  # type: ignore[assignment]
+        self.keys, self.values = keys[:, :, :before], values[:, :, :before]
 
     def branch(self) -> RoomyLayer:
         """A layer on the same buffers: what it adds is overwritten when this one grows."""
@@ -74,9 +77,10 @@ class PrefixLayer(DynamicLayer):
 
 
 def _longer(held: Tensor | None, like: Tensor, filled: int, length: int) -> Tensor:
-    buffer = torch.zeros(*like.shape[:2], length, like.shape[-1], dtype=like.dtype, device=like.device)
+    buffer = torch.empty(*like.shape[:2], length, like.shape[-1], dtype=like.dtype, device=like.device)
     if filled and held is not None:
         buffer[:, :, :filled] = held
+    buffer[:, :, filled:] = 0  # attention weighs holes with 0, and 0 times what may lie there is not always 0
     return buffer
 
 
