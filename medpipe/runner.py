@@ -92,7 +92,19 @@ def run_graph(profile: str, select: str, overrides: list[str]) -> bool:
                 dg.reconstructable(whole_graph), instance=instance, run_config=config, asset_selection=keys,
                 tags={OWNER_TAG: owner_of(os.getpid())}, raise_on_error=False,
             )  # fmt: skip
+    for text in _failures(result):  # said when it happened too, many lines above
+        print(text, file=sys.stderr)
     return result.success
+
+
+def _failures(result: dg.ExecutionResult) -> Iterator[str]:
+    """A line for each step that failed of itself, with its reason."""
+    for event in result.all_events:
+        if event.is_step_failure:
+            failed = event.step_failure_data
+            told = failed.user_failure_data and failed.user_failure_data.description
+            told = told or (failed.error.message.strip() if failed.error else "no reason told")
+            yield f"{str(event.step_key).replace('__', '/')} failed: {told}"
 
 
 def free_dead_runs(instance: dg.DagsterInstance) -> list[str]:

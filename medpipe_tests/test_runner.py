@@ -95,6 +95,17 @@ def test_every_process_of_dagster_makes_the_watched_scheduler(instance: dg.Dagst
 
 
 @pytest.mark.slow
+def test_what_failed_and_why_is_the_last_that_a_person_reads(tmp_path: Path) -> None:
+    folder = make_workspace(tmp_path.resolve())
+    (folder / "data" / "synthetic" / "conditions" / "dermatology.yaml").write_text("- name: eczema\n", encoding="utf-8")
+    command = [BIN / "medpipe", "run", "--profile", "smoke", "--select", "sources/synthetic"]
+    run = subprocess.run(command, cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=DEADLINE)
+    assert run.returncode == 1
+    last = run.stderr.strip().splitlines()[-1]
+    assert last.startswith("sources/synthetic failed: got ") and "dermatology.yaml" in last and ": correct the entry" in last
+
+
+@pytest.mark.slow
 def test_a_killed_run_leaves_no_process_behind_and_the_next_one_goes_on(tmp_path: Path) -> None:
     folder = make_workspace(tmp_path.resolve())
     halt = Halt(folder)

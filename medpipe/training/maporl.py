@@ -43,7 +43,7 @@ from medpipe.training.verifiers import open_verifier
 EXAMPLES = 2  # questions that are played before and after, greedily
 COLLAPSED = 3  # iterations over which the share of malformed messages is averaged
 LOOK = 10  # iterations between two looks at the KL to the start where maporl.kl is 0
-MOST = 3  # times the team's iterations that the lone agent may take to draw as many tokens
+MOST = 8  # times the team's iterations that the lone agent, who draws one message where the team draws four or more, may take
 LONE = "models/agent_rl"
 Models = AdapterModel | PerRole
 
@@ -144,8 +144,6 @@ class CoTraining:
 
     def _play(self, questions: Sequence[QAExample], seed: int, say: Callable[[str], None]) -> list[Batch]:
         team, samples = self._team(self.settings.temperature, seed, say=say), self.settings.samples_per_question
-        if self.job.name == LONE:
-            samples *= 2  # it draws one message where the team draws four or more; at once only as many as fit into memory
         episodes = self._begin(team, questions, samples)
         if self.settings.credit == "episodes" or self.job.name == LONE:
             return [Batch(episodes, rollout(team, episodes, self.headers))]
@@ -193,7 +191,7 @@ class CoTraining:
                 self._slow_down()
                 job.report.warn(f"iteration {iteration + 1}: messages can't be used any more; the best adapters return, at half the rate")
             else:
-                look = settings.kl == 0 and iteration % LOOK == 0
+                look = settings.kl == 0 and iteration % LOOK == LOOK - 1
                 seed = f"{job.settings.seed}/update/{iteration}"
                 values |= update(
                     self.learners, batches, teaching, settings, exact=exact, reference=look, seed=seed, on_role=tell, ranks=ranks
