@@ -160,23 +160,23 @@ def asked(number: int, clear: bool) -> QAExample:
 def test_people_see_how_well_the_evidence_finds_the_right_option_and_whether_training_rows_have_it_easier(
     clear: bool, tmp_path: Path, settings: Settings, make_job: JobMaker
 ) -> None:
-    rows = [asked(number, clear or number < 110) for number in range(220)]
-    sides: list[Part] = ["train" if number < 110 else "heldout" for number in range(220)]
+    rows = [asked(number, clear or number < 104) for number in range(208)]
+    sides: list[Part] = ["train" if number < 104 else "heldout" for number in range(208)]
     clean = clean_folder(tmp_path / "clean", rows, sides)
     library = [{"id": part, "title": part.title(), "text": f"The {part} is sore after a fall."} for part in PARTS_OF_THE_BODY]
     store.write_jsonl(clean / "library.jsonl", library)
     _, outcome, checks = split("train", clean, settings, make_job)
     train, held = sorted(outcome.metadata["retrieval"]["table"], key=lambda line: line["part"], reverse=True)
-    assert (train["source"], train["part"], train["rows"], train["recall@1"]) == ("custom", "train", 110, 1.0)
-    assert (held["part"], held["rows"], held["recall@1"]) == ("heldout", 110, float(clear))
+    assert (train["source"], train["part"], train["rows"], train["recall@1"]) == ("custom", "train", 104, 1.0)
+    assert (held["part"], held["rows"], held["recall@1"]) == ("heldout", 104, float(clear))
     check = checks["retrieval_alike"]
     assert (check.passed, check.severity, check.values["compared"]) == (clear, "warn", 2)
     assert ("custom, recall@1 in train: +1.00" in check.description) != clear
 
 
 def test_too_few_questions_on_a_side_are_not_compared(tmp_path: Path, settings: Settings, make_job: JobMaker) -> None:
-    rows = [asked(number, number < 110) for number in range(150)]
-    clean = clean_folder(tmp_path / "clean", rows, ["train"] * 110 + ["heldout"] * 40)  # type: ignore[arg-type]
+    rows = [asked(number, number < 104) for number in range(144)]
+    clean = clean_folder(tmp_path / "clean", rows, ["train"] * 104 + ["heldout"] * 40)  # type: ignore[arg-type]
     store.write_jsonl(clean / "library.jsonl", [{"id": part, "title": part, "text": f"A sore {part}."} for part in PARTS_OF_THE_BODY])
     check = split("train", clean, settings, make_job)[2]["retrieval_alike"]
     assert check.passed and check.values == {"compared": 0, "apart": 0, "largest": 0.0}
