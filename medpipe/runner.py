@@ -104,7 +104,8 @@ def _failures(result: dg.ExecutionResult) -> Iterator[str]:
             failed = event.step_failure_data
             told = failed.user_failure_data and failed.user_failure_data.description
             told = told or (failed.error.message.strip() if failed.error else "no reason told")
-            yield f"{str(event.step_key).replace('__', '/')} failed: {told}"
+            key = str(event.step_key).replace("__", "/")
+            yield f"{key} failed: {told.removeprefix(f'{key}: ')}"
 
 
 def free_dead_runs(instance: dg.DagsterInstance) -> list[str]:

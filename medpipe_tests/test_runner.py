@@ -101,8 +101,9 @@ def test_what_failed_and_why_is_the_last_that_a_person_reads(tmp_path: Path) -> 
     command = [BIN / "medpipe", "run", "--profile", "smoke", "--select", "sources/synthetic"]
     run = subprocess.run(command, cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=DEADLINE)
     assert run.returncode == 1
-    last = run.stderr.strip().splitlines()[-1]
-    assert last.startswith("sources/synthetic failed: got ") and "dermatology.yaml" in last and ": correct the entry" in last
+    told, closing = [line for line in run.stderr.splitlines() if line][-2:]
+    assert told.startswith("sources/synthetic failed: got ") and "dermatology.yaml" in told and ": correct the entry" in told
+    assert closing.startswith("The run failed")
 
 
 @pytest.mark.slow
