@@ -419,6 +419,9 @@ def main() -> None:
     parts = options.parts.split(",")
     if unknown := [part for part in parts if part not in PARTS]:
         parser.error(f"got the part {', '.join(unknown)}: known are {', '.join(PARTS)}")
+    systems = options.systems.split(",")
+    if unknown := [name for name in systems if name not in NAMES]:
+        parser.error(f"got the system {', '.join(unknown)}: known are {', '.join(NAMES)}")
     here = Path(__file__).resolve().parents[1]
     if not (WORK / "asked.json").is_file():
         child(__file__, "prepare", options, ())
@@ -435,7 +438,7 @@ def main() -> None:
         for _ in range(options.repeat):
             for system in PARTS[part]:
                 code = options.old.resolve() if options.old and system in BY_FORMER else None
-                if system not in options.systems.split(",") or (system in BY_FORMER and code is None):
+                if system not in systems or (system in BY_FORMER and code is None):
                     continue
                 found = toy(code or here) if part == "toy" else child(__file__, f"{part}/{system}", options, (), code, **changes)
                 results.append({"part": part, "system": system, **found})

@@ -145,19 +145,21 @@ class AdapterModel:
             yield
             return
         # peft's own context manager looks through every module and adapter at each switch; a rollout switches at every turn.
-        was_bare, self._bare = self._bare, adapter is None
-        for layer in self._tuned:
-            layer._disable_adapters = self._bare
+        was_bare = self._bare
         if adapter is not None and self._in_use != (adapter, train):
             for layer in self._tuned:
                 layer.set_adapter(adapter, inference_mode=not train)
             self._in_use = adapter, train
+        self._disable(adapter is None)
         try:
             yield
         finally:
-            self._bare = was_bare
-            for layer in self._tuned:
-                layer._disable_adapters = was_bare
+            self._disable(was_bare)
+
+    def _disable(self, bare: bool) -> None:
+        self._bare = bare
+        for layer in self._tuned:
+            layer._disable_adapters = bare
 
     def parameters(self, adapter: str) -> dict[str, torch.nn.Parameter]:
         """An adapter's own weights by name."""
@@ -254,7 +256,7 @@ class AdapterModel:
                 hidden_BH = self._hidden(next_BT, mask_BT, position_BT, cache)[:, -1]
                 logp_BV = torch.log_softmax(self._logits(hidden_BH) / (temperature or 1.0), dim=-1)
                 if temperature:
-                    drawn = _draw(logp_BV, generator)
+                    drawn = draw_tokens(logp_BV, generator)
                 else:
                     drawn = logp_BV.argmax(-1, keepdim=True)
                 chosen = logp_BV.gather(1, drawn).squeeze(1).tolist()
@@ -362,10 +364,10 @@ class AdapterModel:
         return ids.to(self.device), mask.to(self.device)
 
 
-def _draw(logp_BV: Tensor, generator: torch.Generator | None) -> Tensor:
+def draw_tokens(logp_BV: Tensor, generator: torch.Generator | None) -> Tensor:
     """One token a row, [B, 1], by where a uniform number falls into the summed probabilities.
 
-    torch.multinomial draws an exponential number for each word of the vocabulary: as long as a fifth of a small model's pass.
+    torch.multinomial draws a random number for each word of the vocabulary, which takes longer than the softmax itself.
     """
     summed_BV = logp_BV.exp().double().cumsum(-1)
     uniform_B1 = torch.rand(len(logp_BV), 1, dtype=torch.double, generator=generator).to(logp_BV.device)

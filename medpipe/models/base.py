@@ -32,7 +32,9 @@ GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 PROBE = "precision.json"
 """What this machine's CPU is faster with; part of the base, so that all that is made on it computes alike."""
 FASTER = 1.3
-LOOK, HOPELESS = 16, 2.0  # tokens of the probe's first look, and how many times as slow bf16 may be there before nobody looks on
+FIRST_LOOK_TOKENS = 16
+HOPELESS_RATIO = 2.0
+"""Times as slow as fp32 from which on, at the first look, bf16 is not measured any further."""
 TINY = 1_000_000
 """Parameters below which several CPU threads would only wait for each other."""
 PLAIN = Model()
@@ -132,9 +134,9 @@ def probe_precision(model: Any, tokens: int = 256, tries: int = 3) -> dict[str, 
 
     kinds, threads = {"bf16": torch.bfloat16, "fp32": torch.float32}, torch.get_num_threads()
     torch.set_num_threads(1)
-    found = {name: [_reading_seconds(model, dtype, LOOK)] for name, dtype in kinds.items()}
-    if hopeless := found["bf16"][0] > HOPELESS * found["fp32"][0]:
-        tokens = LOOK
+    found = {name: [_reading_seconds(model, dtype, FIRST_LOOK_TOKENS)] for name, dtype in kinds.items()}
+    if hopeless := found["bf16"][0] > HOPELESS_RATIO * found["fp32"][0]:
+        tokens = FIRST_LOOK_TOKENS
     else:
         found = {name: [] for name in kinds}
         for _ in range(tries):

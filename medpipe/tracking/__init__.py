@@ -32,7 +32,6 @@ from medpipe.tracking.journal import Journal, is_written, journals, unfed
 from medpipe.tracking.usage import Sampler
 
 FEEDER = (sys.executable, "-m", "medpipe.tracking.feeder")
-SQLITE = "sqlite:///"
 TOUCH = "import sys; from mlflow.tracking import MlflowClient; MlflowClient(sys.argv[1]).search_experiments(max_results=1)"
 """A program that makes MLflow's tables in a fresh database, by touching it."""
 
@@ -61,18 +60,21 @@ def alone_with_mlflow(uri: str, outputs: Path) -> Iterator[None]:
     Raises:
         MedpipeError: MLflow could not make it.
     """
+    from sqlalchemy.engine import make_url
+
     outputs.mkdir(parents=True, exist_ok=True)
     with FileLock(str(outputs / ".mlflow.lock"), timeout=600):
-        path = Path(uri.removeprefix(SQLITE))
-        if uri.startswith(SQLITE) and not path.exists():
+        url = make_url(uri) if uri.startswith("sqlite:") else None
+        if url and url.database and url.database != ":memory:" and not (path := Path(url.database)).exists():
             partial = path.with_name(f"{path.name}.partial")
             for left in path.parent.glob(f"{partial.name}*"):
                 left.unlink()
-            done = subprocess.run([sys.executable, "-c", TOUCH, f"{SQLITE}{partial}"], capture_output=True, text=True)
+            done = subprocess.run([sys.executable, "-c", TOUCH, str(url.set(database=str(partial)))], capture_output=True, text=True)
             if done.returncode:
+                said = done.stderr.strip().splitlines() or ["it said nothing"]
                 raise MedpipeError(
-                    got=f"a failure of MLflow ({done.stderr.strip().splitlines()[-1:]})", expected="a fresh database", where=str(path),
-                    do="see that the disk has room, or set tracking.kind = none to go without MLflow",
+                    got=f"a failure of MLflow ({said[-1]})", expected="a fresh database", where=str(path),
+                    do="see that its folder exists and the disk has room, or set tracking.kind = none to go without MLflow",
                 )  # fmt: skip
             partial.rename(path)
         yield

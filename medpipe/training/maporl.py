@@ -42,8 +42,8 @@ from medpipe.training.verifiers import open_verifier
 
 EXAMPLES = 2  # questions that are played before and after, greedily
 COLLAPSED = 3  # iterations over which the share of malformed messages is averaged
-LOOK = 10  # iterations between two looks at the KL to the start where maporl.kl is 0
-MOST = 8  # times the team's iterations that the lone agent, who draws one message where the team draws four or more, may take
+KL_EVERY = 10  # iterations, where maporl.kl is 0 and the KL to the start is only told
+LONE_ITERATIONS = 8  # at most, for each of the team's: it draws one message where the team draws four or more
 LONE = "models/agent_rl"
 Models = AdapterModel | PerRole
 
@@ -173,7 +173,7 @@ class CoTraining:
     def _iterate(self, asked: Callable[[], bool]) -> None:
         job, settings, progress, ranks, saved = self.job, self.settings, self.progress, self.ranks, time.monotonic()
         budget = self._token_budget()
-        most = settings.iterations * (1 if budget == 0 else MOST)
+        most = settings.iterations * (1 if budget == 0 else LONE_ITERATIONS)
         exact = job.settings.model.quantization == "none"  # quantised products are rounded by what else is in a batch
         for iteration in range(len(progress.history), most):
             started = time.monotonic()
@@ -191,7 +191,7 @@ class CoTraining:
                 self._slow_down()
                 job.report.warn(f"iteration {iteration + 1}: messages can't be used any more; the best adapters return, at half the rate")
             else:
-                look = settings.kl == 0 and iteration % LOOK == LOOK - 1
+                look = settings.kl == 0 and iteration % KL_EVERY == KL_EVERY - 1
                 seed = f"{job.settings.seed}/update/{iteration}"
                 values |= update(
                     self.learners, batches, teaching, settings, exact=exact, reference=look, seed=seed, on_role=tell, ranks=ranks

@@ -17,8 +17,8 @@ from medpipe import store
 from medpipe.config import Model, load_profile
 from medpipe.errors import MedpipeError
 from medpipe.models import base
-from medpipe.models.adapters import INVOCATION, AdapterModel, Completion, Turn, weights_hash
-from medpipe.models.kv_cache import ROOM, Reading, grouped_attention
+from medpipe.models.adapters import INVOCATION, AdapterModel, Completion, Turn, draw_tokens, weights_hash
+from medpipe.models.kv_cache import ROOM, Reading
 from medpipe.models.per_role import PerRole
 from medpipe.schema import LEARNERS, ROLES, Role
 from medpipe.team.transcript import Frame
@@ -385,6 +385,13 @@ def test_sampling_is_repeatable_and_follows_the_distribution(model: AdapterModel
     assert abs(share - expected) < 5 * (expected * (1 - expected) / 600) ** 0.5 + 1e-9  # five standard errors
 
 
+def test_a_word_of_probability_0_is_never_drawn() -> None:
+    logp_BV = torch.tensor([[-torch.inf, 0.0, -torch.inf], [0.5, 0.5, 0.0]]).log_softmax(-1).repeat(200, 1)
+    logp_BV[1::2, 2] = -torch.inf
+    drawn = draw_tokens(logp_BV, seeded(0)).view(200, 2)
+    assert set(drawn[:, 0].tolist()) == {1} and set(drawn[:, 1].tolist()) == {0, 1}
+
+
 def test_what_has_ended_is_computed_no_more(model: AdapterModel, frame: Frame, contexts: list[list[int]]) -> None:
     reading = model.read(contexts * 10)
     with half_ends(model), passes(model) as seen:
@@ -480,21 +487,6 @@ def test_long_and_short_rows_are_read_in_passes_of_like_length(
         visible = once.mask_BT[:, None, :, None].bool()
         assert torch.allclose(one.keys * visible, other.keys * visible, atol=1e-4)  # type: ignore[operator]
         assert torch.allclose(one.values * visible, other.values * visible, atol=1e-4)  # type: ignore[operator]
-
-
-@pytest.mark.parametrize("queries", [1, 7])
-def test_grouped_attention_equals_that_of_transformers(queries: int) -> None:
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
-
-    draw = seeded(0)
-    query, key, value = (torch.randn(3, heads, length, 8, generator=draw) for heads, length in ((6, queries), (2, 20), (2, 20)))
-    mask = torch.rand(3, 1, queries, 20, generator=draw) < 0.6
-    mask[..., 0] = True  # every query sees something
-    layer = torch.nn.Module()
-    layer.num_key_value_groups, layer.is_causal = 3, True  # type: ignore[assignment]
-    for given in (mask, None):
-        one, other = (each(layer, query, key, value, given, scaling=0.3)[0] for each in (grouped_attention, sdpa_attention_forward))
-        assert one.shape == other.shape and torch.allclose(one, other, atol=1e-6)
 
 
 # --- whose weights are whose

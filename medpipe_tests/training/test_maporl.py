@@ -121,7 +121,7 @@ def test_without_kl_the_reference_is_looked_at_now_and_then_only(
     inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not in the first iteration, in which every role still is its own reference."""
-    monkeypatch.setattr(maporl, "LOOK", 2)
+    monkeypatch.setattr(maporl, "KL_EVERY", 2)
     job, _ = co_train(inputs, tmp_path, kl=0.0)
     assert ["kl" in row for row in measured(job)] == [False, True]
 
