@@ -17,6 +17,7 @@ from dagster._core.errors import DagsterExecutionInterruptedError
 from pydantic import Field
 
 from medpipe import store
+from medpipe.assets.messages import WholeLines
 from medpipe.assets.present import to_checks, to_metadata
 from medpipe.aws.store import Store
 from medpipe.config import DEFAULT_PROFILE, Settings, load_profile, parse_override
@@ -97,7 +98,7 @@ class Launcher(dg.ConfigurableResource):
     def _work(self, context: AssetExecutionContext, order: Order, place: Place) -> dict[str, Manifest]:
         environment = worker_environment(place)
         with dg.open_pipes_session(
-            context, dg.PipesTempFileContextInjector(), dg.PipesTempFileMessageReader(), as_extras(order)
+            context, dg.PipesTempFileContextInjector(), WholeLines(), as_extras(order)
         ) as session:
             process = subprocess.Popen(command_of(order), env={**os.environ, **environment, **session.get_bootstrap_env_vars()})
             try:

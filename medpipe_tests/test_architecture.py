@@ -26,7 +26,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (  # from the ground up; a room is a modul
     ("registry",),
     ("training", "evaluation", "consult", "tuning"),
     ("aws",),
-    ("assets/present", "assets/console"),
+    ("assets/present", "assets/console", "assets/messages"),
     ("resources",),
     ("assets",),
     ("definitions",),
@@ -38,7 +38,7 @@ FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
 
 VENDORS = {  # import → where it may stand
     "dagster": ("assets", "resources", "definitions", "runner"),
-    "dagster_pipes": ("launch/worker", "aws/voice"),
+    "dagster_pipes": ("launch/worker", "aws/voice", "assets/messages"),
     "dagster_aws": ("assets/sagemaker",),
     **dict.fromkeys(("boto3", "botocore", "s3fs", "fsspec", "upath"), ("aws",)),
     "dagster_k8s": ("assets/cluster",),
