@@ -1,10 +1,12 @@
 """Get a file: from the mirror folder, from earlier downloads, or from the network, in this order; always the same bytes.
 
     MEDPIPE_MIRROR=<folder>     # where files lie as their publishers serve them
-    fetch(["a.zip"], "https://…/a.zip", Path("outputs/downloads"), what="A", lock=Path("data/sources.lock.json"))
+    with fetched(["a.zip"], "https://…/a.zip", Path("outputs/downloads"), what="A", lock=Path("data/sources.lock.json")) as path:
+        rows = parse(path)
 
 A download that was cut, even by a kill, goes on where it stopped if the server still has the same file. A file's checksum is
-pinned by the caller, or recorded in the lock file at first use; from then on another content stops the run.
+given by the caller, or recorded in the lock file when the block has read the file without an error: a damaged file is never
+recorded. From then on another content stops the run.
 What this leaves out: several connections at once, and servers' wishes for a pause (Retry-After).
 """
 
@@ -13,7 +15,8 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +25,7 @@ from pydantic import ValidationError
 
 from medpipe import store
 from medpipe.corpus import lockfile
+from medpipe.corpus.lockfile import Pinned
 from medpipe.errors import MedpipeError, SourceUnreachable
 from medpipe.job import Reporter
 from medpipe.schema import Frozen
@@ -93,11 +97,14 @@ def find_local(names: Sequence[str], cache: Path) -> Path | None:
     return next((folder / name for folder in folders for name in names if (folder / name).is_file()), None)
 
 
-def fetch(
+@contextmanager
+def fetched(
     names: Sequence[str], url: str, cache: Path, *, what: str, sha256: str | None = None, lock: Path | None = None,
     report: Reporter | None = None, limits: Limits = LIMITS,
-) -> Path:  # fmt: skip
+) -> Iterator[Path]:  # fmt: skip
     """Path of the file: local if it can be had there, otherwise downloaded into `cache` under the first name.
+
+    The block reads the file. If it ends without an error, the checksum is recorded in `lock`, where none was before.
 
     Args:
         names: file names to look for, the preferred one first.
@@ -109,24 +116,39 @@ def fetch(
 
     Raises:
         SourceUnreachable: the file is neither local nor to be had from `url`.
-        MedpipeError: the checksum is wrong, the file is too large, the lock file is damaged, or MEDPIPE_MIRROR names no folder.
+        MedpipeError: the checksum is wrong, the file is too large, or was replaced while it was read; the lock file is damaged,
+            or MEDPIPE_MIRROR names no folder.
     """
     found = find_local(names, cache)
     name = found.name if found else names[0]
     known = lockfile.read(lock).get(name) if lock and not sha256 else None
-    wanted = sha256.lower() if sha256 else known.sha256 if known else None
+    wanted = Pinned(sha256.lower()) if sha256 else Pinned(known.sha256, known, lock) if known else None
     if found is None:
         found = cache / name
         with lockfile.alone(found, limits.total_seconds):
             if not found.is_file():  # otherwise another process got it meanwhile
                 expected = f"{' or '.join(names)} in the folder {MIRROR}, or a network"
-                _Download(url, found, what, expected, report, limits).run(wanted, None if sha256 else lock)
+                _Download(url, found, what, expected, report, limits).run(wanted)
     actual = store.sha256_file(found)
-    if wanted and actual != wanted:
-        raise lockfile.other_content(name, str(found), actual, wanted, None if sha256 else lock)
+    if wanted and actual != wanted.sha256:
+        raise wanted.other_content(found, str(found), actual)
+    yield found
     if lock and not wanted:
+        if store.sha256_file(found) != actual:
+            raise MedpipeError(
+                got="another content after reading than before", expected="a file that nobody writes to", where=str(found),
+                do="run again when it has been copied or downloaded",
+            )  # fmt: skip
         lockfile.record(lock, found, actual, url)
-    return found
+
+
+def fetch(
+    names: Sequence[str], url: str, cache: Path, *, what: str, sha256: str | None = None, lock: Path | None = None,
+    report: Reporter | None = None, limits: Limits = LIMITS,
+) -> Path:  # fmt: skip
+    """As `fetched`, for a file that needs no reading to be known as whole: its checksum is recorded at once."""
+    with fetched(names, url, cache, what=what, sha256=sha256, lock=lock, report=report, limits=limits) as path:
+        return path
 
 
 def require_reachable(url: str, *, expected: str) -> None:
@@ -158,18 +180,19 @@ class _Download:
         self.part = self.target.with_name(f"{self.target.name}.part")
         self.about = self.target.with_name(f"{self.target.name}.part.json")
 
-    def run(self, sha256: str | None, lock: Path | None) -> None:
+    def run(self, wanted: Pinned | None) -> None:
         """Put the whole file in its place; a wrong checksum is given one more chance, from the first byte."""
         self._log(f"downloading {self.what} from {self.url}")
         with store.atomic_path(self.target) as temporary:
             for chances_left in (1, 0):
                 self._complete()
-                if sha256 is None or (actual := store.sha256_file(self.part)) == sha256:
+                if wanted is None or (actual := store.sha256_file(self.part)) == wanted.sha256:
                     break
+                error = wanted.other_content(self.part, self.url, actual, self.target.name)
                 self._drop()
                 if not chances_left:
-                    raise lockfile.other_content(self.target.name, self.url, actual, sha256, lock)
-                self._log(f"{self.what} came with the checksum {actual}, not {sha256}: once more from the start")
+                    raise error
+                self._log(f"{self.what} came with the checksum {actual}, not {wanted.sha256}: once more from the start")
             os.replace(self.part, temporary)
         self._drop()
 

@@ -17,7 +17,7 @@ from typing import Any
 from medpipe import store
 from medpipe.config import Settings
 from medpipe.corpus import expectations, medquad, medquad_questions, phenotype_questions, phenotypes, plots, records, synthetic
-from medpipe.corpus.download import fetch, find_local
+from medpipe.corpus.download import fetched, find_local
 from medpipe.corpus.records import Found
 from medpipe.corpus.text import clip
 from medpipe.errors import SourceUnreachable
@@ -70,10 +70,10 @@ def lock_file(settings: Settings) -> Path:
 
 
 def _medquad(source: Source, settings: Settings, report: Reporter) -> Found:
-    archive = fetch(
+    with fetched(
         source.mirror_names, source.url, cache(settings), what=source.title, sha256=source.sha256, lock=lock_file(settings), report=report
-    )  # fmt: skip
-    return medquad.parse(archive, report)
+    ) as archive:  # fmt: skip
+        return medquad.parse(archive, report)
 
 
 def _medquad_questions(source: Source, settings: Settings, report: Reporter) -> Found:

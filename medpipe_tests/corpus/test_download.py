@@ -198,7 +198,7 @@ def test_a_wrong_byte_is_given_one_more_chance_from_the_start(web: Web, tmp_path
     with pytest.raises(MedpipeError, match="sha256") as caught:
         get(web, tmp_path / "unlucky", SHA256)
     assert not isinstance(caught.value, SourceUnreachable)  # the run must not go on as if the file did not exist
-    assert SHA256 in str(caught.value) and left(tmp_path / "unlucky") == [] and len(web.asked) == 4
+    assert SHA256[:12] in str(caught.value) and left(tmp_path / "unlucky") == [] and len(web.asked) == 4
 
 
 def test_a_wrong_checksum_of_a_local_file_stops_too(tmp_path: Path) -> None:

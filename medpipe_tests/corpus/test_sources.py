@@ -9,6 +9,7 @@ import pytest
 from medpipe import store
 from medpipe.config import Corpus, Paths, Settings, load_profile
 from medpipe.corpus import phenotypes, sources
+from medpipe.errors import MedpipeError
 from medpipe_tests.conftest import Collected, JobMaker
 from medpipe_tests.corpus.makers import archive, document, write_lines
 
@@ -45,6 +46,23 @@ def test_medquad_from_the_mirror(
     assert recorded["sha256"] == store.sha256_file(path)
     assert store.read_jsonl(job.out / "quarantine.jsonl")[0]["file"].endswith("1_A_QA/2.xml") and len(reporter.warnings) == 1
     assert sources.stamp("medquad", settings) == {"MedQuAD-master.zip": store.sha256_file(path)}
+
+
+def test_a_damaged_archive_is_not_pinned_and_the_right_one_is_read_afterwards(
+    tmp_path: Path, settings: Settings, make_job: JobMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents = {"1_A_QA/1.xml": document("Gout", [("1-1", "causes", "What causes gout?", "Crystals of uric acid in a joint.")])}
+    path = archive(tmp_path / "mirror" / "MedQuAD-master.zip", documents)
+    whole = path.read_bytes()
+    monkeypatch.setenv("MEDPIPE_MIRROR", str(path.parent))
+    for name in ("medquad", "medquad_questions"):
+        path.write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(MedpipeError, match="can't be read as a zip archive"):
+            sources.run(make_job(f"sources/{name}", settings, sections=SECTIONS))
+        assert not sources.lock_file(settings).exists()
+    path.write_bytes(whole)
+    assert sources.run(make_job("sources/medquad", settings, sections=SECTIONS)).metadata["rows"] == 1
+    assert store.read_json(sources.lock_file(settings))[path.name]["sha256"] == store.sha256_file(path)
 
 
 def test_a_source_that_cannot_be_had_is_told_in_one_line(
