@@ -34,6 +34,10 @@ BenchmarkName = Literal[
     "medquad_questions_heldout",
 ]  # fmt: skip
 """Keys of medpipe/evaluation/benchmarks.py."""
+SourceName = Literal[
+    "medquad", "medtext", "synthetic", "custom", "phenotypes", "medquad_questions", "medqa_train", "medmcqa_train", "pubmedqa_train",
+]  # fmt: skip
+"""Keys of medpipe/corpus/sources.py. The training splits of exams are there to be chosen; no profile uses them."""
 Device = Annotated[str, Field(pattern=r"^(cpu|cuda:\d+)$")]
 
 
@@ -47,7 +51,7 @@ class Paths(Frozen):
 class Corpus(Frozen):
     """Sources, cleaning and splits."""
 
-    use: tuple[Literal["medquad", "medtext", "synthetic", "custom", "phenotypes", "medquad_questions"], ...] = (
+    use: tuple[SourceName, ...] = (
         "medquad", "medtext", "synthetic", "custom", "phenotypes", "medquad_questions",
     )  # fmt: skip
     choice_questions_per_condition: PositiveInt = 7
@@ -55,6 +59,7 @@ class Corpus(Frozen):
     phenotype_diseases: PositiveInt = 400  # drawn by seed among those with six findings or more; each is an option and has a passage
     phenotype_questions_per_disease: PositiveInt = 2  # at most
     medquad_questions: PositiveInt = 1000  # at most, one a subject
+    exam_rows: int = Field(default=20_000, ge=1, le=1_000_000)  # at most of each exam's training split, drawn by seed
     min_question_chars: PositiveInt = 12
     max_question_chars: PositiveInt = 2000
     min_answer_chars: PositiveInt = 20
