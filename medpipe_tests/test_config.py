@@ -81,24 +81,22 @@ def test_the_sagemaker_profile_has_the_numbers_of_the_guide() -> None:
         ({"trainings.epochs": 2}, f"got the unknown key trainings, expected a key of medpipe/config.py, in profile smoke: {MEND}"),
         (
             {"training.epochs": "many"},
-            "got training.epochs = 'many', expected input should be a valid integer, unable to parse string as an integer, "
-            f"in profile smoke: {MEND}",
+            f"got training.epochs = 'many', expected a whole number from 1 to 10,000, in profile smoke: {MEND}",
         ),
-        ({"training.epochs": 0}, f"got training.epochs = 0, expected input should be greater than 0, in profile smoke: {MEND}"),
-        ({"model.kind": "gpt"}, f"got model.kind = 'gpt', expected input should be 'hub', 'bundled' or 'random', in profile smoke: {MEND}"),
+        ({"training.epochs": 0}, f"got training.epochs = 0, expected a whole number from 1 to 10,000, in profile smoke: {MEND}"),
+        ({"model.kind": "gpt"}, f"got model.kind = 'gpt', expected one of hub, bundled, random, in profile smoke: {MEND}"),
         (
             {"hardware.devices.planner": "gpu:0"},
-            r"got hardware.devices.planner = 'gpu:0', expected string should match pattern '^(cpu|cuda:\d+)$', "
-            f"in profile smoke: {MEND}",
+            f"got hardware.devices.planner = 'gpu:0', expected cpu, or cuda: and a number, such as cuda:0, in profile smoke: {MEND}",
         ),
         (
             {"training": 5},
-            f"got training = 5, expected input should be a valid dictionary or instance of Training, in profile smoke: {MEND}",
+            f"got training = 5, expected a section, in profile smoke: {MEND}",
         ),
         (
             {"hardware.devices": {"planner": "cpu"}},
-            "got hardware.devices lacks researcher, analyst, reporter, expected one value for each role, in profile smoke: "
-            "add what is missing (medpipe/config.py lists all, with units)",
+            "got hardware.devices without researcher, analyst, reporter, expected one value for each role, in profile smoke: "
+            "change one of these (medpipe/config.py lists all, with units)",
         ),
         (
             {"training.epochs.first": 1},
