@@ -5,6 +5,7 @@ from dagster import AssetExecutionContext
 
 from medpipe.assets.present import HANDED_OVER, check_specs
 from medpipe.corpus import benchmarks
+from medpipe.corpus.own_rows import CHECK
 from medpipe.corpus.sources import SOURCES, stamp
 from medpipe.resources import Launcher, Profile
 from medpipe.schema import Ref
@@ -41,7 +42,11 @@ sources = [*(source_asset(name) for name in SOURCES), benchmark_files]
 
 @dg.asset(
     key=["corpus", "clean"], group_name="corpus", kinds={"table", "greatexpectations"}, owners=OWNERS, dagster_type=HANDED_OVER,
-    ins={name: dg.AssetIn(["sources", name]) for name in (*SOURCES, "benchmarks")}, check_specs=check_specs("corpus/clean"),
+    ins={name: dg.AssetIn(["sources", name]) for name in (*SOURCES, "benchmarks")},
+    check_specs=[
+        *check_specs("corpus/clean"),
+        dg.AssetCheckSpec(CHECK, asset=["corpus", "clean"], description="how many of the user's own rows are on which side of the split"),
+    ],
 )  # fmt: skip
 def clean(context: AssetExecutionContext, launcher: Launcher, **refs: Ref) -> dg.MaterializeResult:
     """All sources as one table: repaired, bounded in length, without duplicates or benchmark questions, each drop with its reason."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from medpipe import NOTICE, store
-from medpipe.corpus import expectations, plots
+from medpipe.corpus import expectations, own_rows, plots
 from medpipe.corpus.contamination import Items
 from medpipe.corpus.funnel import CONTAMINATED, NEARLY_SAME, ORDER, REASONS, Dropped, Funnel, Kept
 from medpipe.corpus.sources import LIBRARY, sample_table
@@ -44,13 +44,21 @@ def run(job: Job) -> Outcome:
     folders = [job.inputs[f"sources/{name}"] for name in ORDER if f"sources/{name}" in job.inputs]
     known = store.read_json(job.inputs[BENCHMARKS] / "benchmarks.json")
     items = Items.of(store.read_examples(job.inputs[BENCHMARKS]))
+    sides = own_rows.asked_sides(job.inputs[f"sources/{own_rows.SOURCE}"])
+    own = own_rows.OwnRows(sides)
     with ExitStack() as stack:
-        drop = stack.enter_context(_quarantine(job.out / QUARANTINE))
-        funnel = Funnel(job.settings.corpus, job.settings.seed, items, job.scratch, drop)
+        put_aside = stack.enter_context(_quarantine(job.out / QUARANTINE))
+
+        def drop(dropped: Dropped) -> None:
+            put_aside(dropped)
+            own.dropped(dropped)
+
+        funnel = Funnel(job.settings.corpus, job.settings.seed, items, job.scratch, drop, sides)
         for folder in folders:
             funnel.pour(_told(store.iter_examples(folder), job, folder.name))
         job.report.log("looking for near duplicates")
-        written = _write(funnel.kept(), job.out)
+        written = _write(funnel.kept(), job.out, own)
+    own.tell(job.report)
     table = funnel.table()
     came, kept = sum(funnel.counts[name, "in"] for name in ORDER), sum(funnel.counts[name, "kept"] for name in ORDER)
     if not kept:
@@ -86,6 +94,7 @@ def run(job: Job) -> Outcome:
         ),
         CheckResult(name="funnel_adds_up", passed=True, description="per source, rows in = rows kept + dropped", values={"rows_in": came}),
         _decontaminated(known),
+        own.check(),
     )
     return Outcome(metadata, checks, {name: job.settings.data / name for name in (COMPLETE, SUMMARY)})
 
@@ -121,7 +130,7 @@ class _Written:
         }  # fmt: skip
 
 
-def _write(kept: Iterable[Kept], out: Path) -> _Written:
+def _write(kept: Iterable[Kept], out: Path, own: own_rows.OwnRows) -> _Written:
     """Write rows, parts and the export in one go."""
     written, ids = _Written(), set[str]()
     with (
@@ -134,6 +143,7 @@ def _write(kept: Iterable[Kept], out: Path) -> _Written:
                 shown(export_row(each.row))
             ids.add(each.row.id)
             written.note(each)
+            own.kept(each)
     written.ids = len(ids)
     return written
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -41,6 +41,7 @@ TOO_SHORT, TOO_LONG = "question too short", "question too long"
 ANSWER_TOO_SHORT, ANSWER_TOO_LONG = "answer too short", "answer too long"
 NO_SUBJECT, NO_ANSWER = "question about nothing", "answer that says nothing"
 TWO_RIGHT = "right option stands twice"
+OTHER_SIDE = "asks for another side of the split than its focus is on"
 SAME, CONTAMINATED, NEARLY_SAME = "exact duplicate", "shows a benchmark's question", "near duplicate"
 REASONS = (
     TOO_SHORT,
@@ -52,6 +53,7 @@ REASONS = (
     TWO_RIGHT,
     CONTAMINATED,
     REFUSED,
+    OTHER_SIDE,
     SAME,
     NEARLY_SAME,
 )
@@ -80,12 +82,17 @@ class Kept:
 class Funnel:
     """First `pour` every source's rows in the order of ORDER, then take what is `kept`; drops go to `drop` at once."""
 
-    def __init__(self, corpus: Corpus, seed: int, items: Items, scratch: Path, drop: Callable[[Dropped], None]) -> None:
+    def __init__(
+        self, corpus: Corpus, seed: int, items: Items, scratch: Path, drop: Callable[[Dropped], None],
+        sides: Mapping[str, Part] | None = None,
+    ) -> None:  # fmt: skip
+        """`sides`: id → the side of the split that a user's row asks for."""
         self.counts: Counter[tuple[str, str]] = Counter()  # (source, "in" | "repaired" | "kept" | a reason) → rows
         self.matches: list[tuple[str, str, Match]] = []  # (source, id of the row, what it shares with a benchmark)
-        self._corpus, self._items, self._drop = corpus, items, drop
+        self._corpus, self._items, self._drop, self._sides = corpus, items, drop, sides or {}
         self._exact = bytearray()  # DIGEST bytes of each row in the spool: equal ones are exact duplicates
-        self._doubtful: list[tuple[int, str, list[str]]] = []  # number in the spool, source and keys of rows that may join two sides
+        # Number in the spool, source, keys and asked side of the rows that may join two sides, or ask for another than theirs.
+        self._doubtful: list[tuple[int, str, list[str], Part | None]] = []
         self._near = NearDuplicates(scratch / "near")
         self._groups = Groups(corpus, seed)
         self._spool = _Spool(scratch / "rows.arrow")
@@ -99,12 +106,12 @@ class Funnel:
     def kept(self) -> Iterator[Kept]:
         """What stays, in the order in which it came; then the counts are whole."""
         self._spool.close()
-        found = ((number, self._groups.conflict(source, names)) for number, source, names in self._doubtful)
+        found = ((number, self._groups.conflict(source, names, asked)) for number, source, names, asked in self._doubtful)
         refused = {number: conflict for number, conflict in found if conflict}
         replaced = self._near.replaced(refused.keys())
         for number, row in enumerate(self._spool.rows()):
             if number in refused:
-                self._out(row, REFUSED, refused[number])
+                self._out(row, OTHER_SIDE if row.id in self._sides else REFUSED, refused[number])
             elif number in replaced:
                 stays = replaced[number]
                 same = self._digest(number) == self._digest(stays)
@@ -112,7 +119,7 @@ class Funnel:
             else:
                 self.counts[row.source, "kept"] += 1
                 part = self._groups.part(row)
-                assert part is not None, "only annotated rows can be refused"
+                assert part is not None, "only rows that were doubtful can be refused"
                 yield Kept(row, part, self._groups.group(row))
 
     def _digest(self, number: int) -> bytes:
@@ -162,10 +169,11 @@ class Funnel:
             for row in ours:
                 text = f"{' '.join(word_list(row.question))}\0{' '.join(word_list(row.answer_text))}"
                 self._exact += hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=DIGEST).digest()
-                if source in ANNOTATED:
-                    self._doubtful.append((len(self._ids), source, keys(row)))
+                asked = self._sides.get(row.id)
+                if asked or source in ANNOTATED:
+                    self._doubtful.append((len(self._ids), source, keys(row), asked))
                 self._ids.append(row.id)
-                self._groups.link(row)
+                self._groups.link(row, asked)
 
     def _out(self, row: QAExample, reason: str, detail: str = "") -> None:
         self.counts[row.source, reason] += 1

@@ -1,7 +1,7 @@
 """Which rows belong together, and on which side of the split they fall: no disease, synonym or concept on two sides.
 
     groups = Groups(settings.corpus, seed)
-    groups.link(row)            # every row, once
+    groups.link(row)            # every row, once; with the side that a user's row asks for
     groups.part(row)            # "train", "validation", "heldout", or None: refused
 
 A row's *keys* are its focus, the focus' synonyms and its UMLS concepts (CUIs), as its source annotates them.
@@ -10,6 +10,8 @@ A row's *keys* are its focus, the focus' synonyms and its UMLS concepts (CUIs), 
   group falls with a bundled condition in it, otherwise by the hash of its smallest key. Every other row falls with the group
   that its focus names, or by its own hash. So a new row of the user's, or of MedText, moves no row; a new archive of MedQuAD,
   other drawn diseases or a new bundled condition can, and is a new version of the corpus.
+- A user's row may ask for a side. It falls there, and with it the rows of its focus, unless a bundled condition or an annotated
+  row has the focus: then it is refused where that stands on another side.
 - A group with more than LARGE foci always trains: in MedQuAD one hangs together by concepts such as
   "Syndrome" (C0039082), and a group cut in two would put that concept on both sides.
 - An annotated row that carries the name of a bundled condition of another side is refused: it would join two sides.
@@ -52,9 +54,12 @@ class Groups:
         self._senior: dict[str, Part] = {}
         self._seniors_of: dict[str, list[str]] | None = None
         self._names: dict[str, str] = {}  # smallest key of a group → its name
+        self._asked: dict[str, Part] = {}  # focus of a user's rows → the side that they ask for
 
-    def link(self, row: QAExample) -> None:
-        """Note a row's keys; a row of ANNOTATED joins the groups that hold them."""
+    def link(self, row: QAExample, asked: Part | None = None) -> None:
+        """Note a row's keys and the side it asks for; a row of ANNOTATED joins the groups that hold them."""
+        if asked:
+            self._asked.setdefault(focus_key(row.focus), asked)
         if row.source == SENIOR:
             own, *others = keys(row)
             self._senior |= dict.fromkeys((own, *others), self._hashed(own))
@@ -69,9 +74,11 @@ class Groups:
         """The side of a row, or None where it would stand on two."""
         return None if self.conflict(row.source, names := keys(row)) else self._side(row.source, names)
 
-    def conflict(self, source: str, names: list[str]) -> str:
-        """Why a row of this source with these keys would stand on two sides; empty where it would not."""
+    def conflict(self, source: str, names: list[str], asked: Part | None = None) -> str:
+        """Why a row of this source with these keys would stand on two sides, or on another than it asks for; empty where it would not."""
         side = self._side(source, names)
+        if asked and asked != side:
+            return f"it asks for {asked}, but other sources have rows on {names[0]!r}, which are on {side}: give it no split, or that one"
         wrong = next((name for name in names if self._senior.get(name, side) != side), None)
         return f"{wrong!r} is a bundled condition on the side {self._senior[wrong]}, and its group falls on {side}" if wrong else ""
 
@@ -89,7 +96,9 @@ class Groups:
         own, *others = names
         if own in self._senior and (source == SENIOR or not others):
             return self._senior[own]
-        return self._part_of_group(self._root(own)) if own in self._parent else self._hashed(own)
+        if own in self._parent:
+            return self._part_of_group(self._root(own))
+        return self._asked.get(own) or self._hashed(own)
 
     def _part_of_group(self, root: str) -> Part:
         if len(self._foci.get(root, ())) > LARGE:

@@ -17,14 +17,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 from pydantic import ValidationError
 
 from medpipe.corpus import download, text
 from medpipe.corpus.expectations import LONGEST_NAME
 from medpipe.errors import MedpipeError, SourceUnreachable
-from medpipe.schema import LETTERS, QAExample
+from medpipe.schema import LETTERS, Part, QAExample
 
 CUSTOM_FIELDS = ("id", "question", "answer", "category", "difficulty", "focus", "qtype", "options", "rationale")
 DIFFICULTY_WORDS = {"low": "easy", "moderate": "medium", "high": "hard"}  # other common names of the three levels
@@ -45,12 +45,14 @@ class Found:
     `quarantined` entries are {"file", "line", "reason"} and, where there is text, "text" (its first 200 characters).
     `library` entries ({"id", "title", "text"}) go into the evidence index only; no row is made from them. `names` lists other names
     of the title; with `scope` "choice" an entry is shown to multiple-choice questions only.
+    `sides` holds the side of the split that a row asks for, by its id.
     """
 
     rows: list[QAExample] = field(default_factory=list)
     quarantined: list[dict[str, Any]] = field(default_factory=list)
     notes: dict[str, Any] = field(default_factory=dict)
     library: list[dict[str, Any]] = field(default_factory=list)
+    sides: dict[str, Part] = field(default_factory=dict)
 
     def refuse(self, file: str, line: int, reason: str, shown: str = "") -> None:
         """Put one bad row aside; `shown` is its text, of which the beginning is kept."""
@@ -66,16 +68,19 @@ def read_custom(paths: Iterable[Path]) -> Found:
     for path in paths:
         try:
             for line, value in _records(path, found, ("question", "answer")):
-                ignored.update(key for key in value if key not in CUSTOM_FIELDS and key != "source")
-                example = _example(_own_row(path, line, value), found, path.name, line)
+                ignored.update(key for key in value if key not in (*CUSTOM_FIELDS, "source", "split"))
+                side, fault = _side(value.get("split"))
+                example = _example(_own_row(path, line, value), found, path.name, line, fault=fault)
                 if example is not None and example.id in ids:
                     given = example.id.removeprefix("custom-")
                     found.refuse(path.name, line, f"the id {given!r} was used before", example.question)
                 elif example is not None:
                     ids.add(example.id)
                     found.rows.append(example)
+                    found.sides |= {example.id: side} if side else {}
         except MedpipeError as error:  # the file as a whole; the user's other files are read
             found.refuse(path.name, 1, str(error))
+    _refuse_two_sides(found)
     if ignored:
         names = [f"{text.clip(name, NAME_CHARS)} ({count})" for name, count in sorted(ignored.items())[:SHOWN_NAMES]]
         more = [f"and {len(ignored) - SHOWN_NAMES} more"] if len(ignored) > SHOWN_NAMES else []
@@ -105,6 +110,33 @@ def read_medtext(path: Path | None) -> Found:
     return found
 
 
+def _side(value: Any) -> tuple[Part | None, str]:
+    """The side that a user's row asks for, None where it asks for none; and what is wrong with it."""
+    if value is None or _blank(value):
+        return None, ""
+    side = value.strip().lower() if isinstance(value, str) else value
+    if side not in get_args(Part):
+        return None, f"split: {text.clip(str(value), NAME_CHARS)!r}, expected one of {', '.join(get_args(Part))}"
+    return cast(Part, side), ""
+
+
+def _refuse_two_sides(found: Found) -> None:
+    """Put rows aside that share a focus and ask for different sides: one of them would be learned from, and the other asked."""
+    asked: dict[str, dict[Part, str]] = {}  # focus → side → where it is asked for first
+    for row in found.rows:
+        if row.id in found.sides:
+            asked.setdefault(text.focus_key(row.focus), {}).setdefault(found.sides[row.id], row.origin)
+    torn = {key: sides for key, sides in asked.items() if len(sides) > 1}
+    refused = [row for row in found.rows if row.id in found.sides and text.focus_key(row.focus) in torn]
+    for row in refused:
+        told = ", ".join(f"{side} ({origin})" for side, origin in torn[text.focus_key(row.focus)].items())
+        file, _, line = row.origin.rpartition(":")
+        found.refuse(file, int(line), f"split: rows with the focus {row.focus!r} ask for {told}; give them one side", row.question)
+        del found.sides[row.id]
+    gone = {row.id for row in refused}
+    found.rows = [row for row in found.rows if row.id not in gone]
+
+
 def _own_row(path: Path, line: int, value: Mapping[str, Any]) -> dict[str, Any]:
     """A user's row with its defaults; a value of a wrong type stays, for the schema to refuse."""
     row = {key: value[key] for key in CUSTOM_FIELDS if value.get(key) is not None and not _blank(value[key])}
@@ -118,9 +150,16 @@ def _own_row(path: Path, line: int, value: Mapping[str, Any]) -> dict[str, Any]:
     return {**row, "id": given, "source": "custom", "origin": f"{path.name}:{line}"}
 
 
-def _example(row: dict[str, Any], found: Found, file: str, line: int, names: Mapping[str, str] | None = None) -> QAExample | None:
-    """The row as an example, or None after it was put aside; `names` are the file's own names of question and answer."""
-    fault = _fault(row, names or {})
+def _example(
+    row: dict[str, Any], found: Found, file: str, line: int, names: Mapping[str, str] | None = None, fault: str = ""
+) -> QAExample | None:
+    """The row as an example, or None after it was put aside.
+
+    Args:
+        names: the file's own names of question and answer.
+        fault: what is known to be wrong with it already.
+    """
+    fault = _fault(row, names or {}) or fault
     if not fault:
         row.setdefault("focus", text.first_words(row["question"])[:LONGEST_NAME])
         try:

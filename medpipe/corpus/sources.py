@@ -1,4 +1,4 @@
-"""The six sources of questions: what each is, where it comes from, and the assets sources/<name>.
+"""The sources of questions: what each is, where it comes from, and the assets sources/<name>.
 
     stamp("medquad", settings)      # what it would be read from now, for the fingerprint
     run(job)                        # job.name = "sources/medquad"
@@ -8,6 +8,7 @@ A source that can't be had is reported in one line and stands as "unreachable"; 
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,11 +17,11 @@ from typing import Any
 
 from medpipe import store
 from medpipe.config import Settings
-from medpipe.corpus import expectations, medquad, medquad_questions, phenotype_questions, phenotypes, plots, records, synthetic
+from medpipe.corpus import expectations, medquad, medquad_questions, own_rows, phenotype_questions, phenotypes, plots, records, synthetic
 from medpipe.corpus.download import fetched, find_local
 from medpipe.corpus.records import Found
 from medpipe.corpus.text import clip
-from medpipe.errors import SourceUnreachable
+from medpipe.errors import MedpipeError, SourceUnreachable
 from medpipe.job import Job, Outcome, Reporter
 from medpipe.schema import CheckResult, QAExample
 
@@ -50,10 +51,20 @@ class Source:
     package: Callable[[], dict[str, Path]] | None = None  # the files of an installed package, by name
 
     def local(self, settings: Settings) -> list[Path]:
-        """The local files that it would be read from now."""
+        """The local files that it would be read from now.
+
+        Raises:
+            MedpipeError: MEDPIPE_MIRROR names no folder, or something else stands in the place of a folder of rows.
+        """
         if self.package:
             return sorted(path for path in self.package().values() if path.is_file())
         if self.files:
+            for folder in dict.fromkeys(settings.data / Path(pattern).parent for pattern in self.files):
+                if os.path.lexists(folder) and not folder.is_dir():
+                    raise MedpipeError(
+                        got="a file, or a link that leads nowhere", expected="a folder, or nothing", where=str(folder),
+                        do=f"move it away, make the folder, and put the rows into it (such as {folder / 'own.jsonl'})",
+                    )  # fmt: skip
             return sorted({path for pattern in self.files for path in settings.data.glob(pattern) if path.is_file()})
         found = find_local(self.mirror_names, cache(settings))
         return [found] if found else []
@@ -102,7 +113,9 @@ def _synthetic(source: Source, settings: Settings, report: Reporter) -> Found:
 
 
 def _custom(source: Source, settings: Settings, report: Reporter) -> Found:
-    return records.read_custom(source.local(settings))
+    files = source.local(settings)
+    own_rows.tell_unread(settings.data, files, report)
+    return records.read_custom(files)
 
 
 SOURCES: dict[str, Source] = {
@@ -136,8 +149,8 @@ SOURCES: dict[str, Source] = {
             _medquad_questions, mirror_names=("MedQuAD-master.zip",),
         ),
         Source(
-            "custom", "the user's own rows", "", "the user's own", "data/custom",
-            _custom, files=("custom/*.jsonl", "custom/*.csv"),
+            own_rows.SOURCE, "the user's own rows", "", "the user's own", "data/custom",
+            _custom, files=own_rows.FILES,
         ),
     )
 }  # fmt: skip
@@ -146,12 +159,23 @@ SOURCES: dict[str, Source] = {
 def stamp(name: str, settings: Settings) -> dict[str, str]:
     """File name → sha256 of what this source would be read from now; {"remote": address} where that is not local.
 
+    Nothing for a source that is not in `corpus.use`: its result is the same whatever lies there.
+
     Raises:
-        MedpipeError: MEDPIPE_MIRROR names a folder that does not exist.
+        MedpipeError: MEDPIPE_MIRROR names no folder, or something else stands in the place of a folder of rows.
     """
     source = SOURCES[name]
+    if name not in settings.corpus.use:
+        return {}
     files = source.local(settings)
-    return {"remote": source.url} if source.mirror_names and not files else {path.name: store.sha256_file(path) for path in files}
+    if source.mirror_names and not files:
+        return {"remote": source.url}
+    return {_name_of(path, settings): store.sha256_file(path) for path in files}
+
+
+def _name_of(path: Path, settings: Settings) -> str:
+    """What a file is called in a fingerprint: below the data folder by its path there, for two folders may hold files of one name."""
+    return path.relative_to(settings.data).as_posix() if path.is_relative_to(settings.data) else path.name
 
 
 def run(job: Job) -> Outcome:
@@ -169,8 +193,13 @@ def run(job: Job) -> Outcome:
     store.write_examples(job.out, found.rows)
     store.write_jsonl(job.out / QUARANTINE, found.quarantined)
     store.write_jsonl(job.out / LIBRARY, found.library)
+    own_rows.write_sides(job.out, found.sides)
     read_from = stamp(source.name, job.settings)
-    if found.quarantined:
+    if source.name == own_rows.SOURCE:
+        own_rows.tell_put_aside(found.quarantined, job.report, str(job.settings.outputs / job.name / QUARANTINE))
+        if "ignored_fields" in found.notes:
+            job.report.warn(f"fields of your rows that are not known and ignored: {found.notes['ignored_fields']}")
+    elif found.quarantined:
         job.report.warn(f"{len(found.quarantined)} bad rows of {source.title} were put aside; see {QUARANTINE}")
     job.report.log(f"{source.title}: {len(found.rows)} rows")
     if found.rows:

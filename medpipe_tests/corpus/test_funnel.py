@@ -23,6 +23,7 @@ from medpipe.corpus.funnel import (
     NO_ANSWER,
     NO_SUBJECT,
     ORDER,
+    OTHER_SIDE,
     REASONS,
     SAME,
     TOO_LONG,
@@ -101,7 +102,7 @@ def test_a_row_within_all_bounds_stays(changes: dict[str, Any]) -> None:
 
 def test_these_are_all_reasons_and_each_has_a_test() -> None:
     judged_alone = {TOO_SHORT, TOO_LONG, ANSWER_TOO_SHORT, ANSWER_TOO_LONG, NO_SUBJECT, NO_ANSWER, TWO_RIGHT}
-    assert set(REASONS) == judged_alone | {SAME, CONTAMINATED, NEARLY_SAME, REFUSED} and len(set(REASONS)) == len(REASONS)
+    assert set(REASONS) == judged_alone | {SAME, CONTAMINATED, NEARLY_SAME, REFUSED, OTHER_SIDE} and len(set(REASONS)) == len(REASONS)
 
 
 SAME_ROW = {"question": "What is the same question?", "answer": LONG_ANSWER}

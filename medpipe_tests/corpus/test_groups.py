@@ -60,6 +60,26 @@ def test_no_key_stands_on_two_sides(rows: list[QAExample], seed: int) -> None:
     assert all(len(found) == 1 for found in sides.values()), sides
 
 
+@given(ROWS, st.dictionaries(NAMES, st.sampled_from(get_args(Part)), max_size=4), SEEDS)
+@hypothesis.settings(deadline=None, max_examples=300)
+def test_no_key_stands_on_two_sides_where_a_users_rows_ask_for_one(rows: list[QAExample], asked: dict[str, Part], seed: int) -> None:
+    """One side a focus, as reading leaves it; a row that can't have its side is told why, and has it otherwise."""
+    groups = linked(rows, seed)
+    askers = [(row(focus=focus), side) for focus, side in asked.items()]
+    for each, side in askers:
+        groups.link(each, side)
+    sides: dict[str, set[Part]] = defaultdict(set)
+    for each, side in [*((each, None) for each in rows), *askers]:
+        if groups.conflict(each.source, keys(each), side):
+            assert side or each.source == "medquad"
+            continue
+        part = groups.part(each)
+        assert part and side in (None, part)
+        for key in keys(each):
+            sides[key].add(part)
+    assert all(len(found) == 1 for found in sides.values()), sides
+
+
 @given(ROWS, st.lists(OTHER, max_size=6), SEEDS)
 @hypothesis.settings(deadline=None, max_examples=200)
 def test_a_users_rows_move_no_row(rows: list[QAExample], more: list[QAExample], seed: int) -> None:

@@ -97,7 +97,7 @@ def test_custom_rows_with_bad_lines(settings: Settings, make_job: JobMaker) -> N
     assert (outcome.metadata["rows"], outcome.metadata["quarantined"]) == (1, 1)
     (refused,) = store.read_jsonl(job.out / "quarantine.jsonl")
     assert (refused["file"], refused["line"], refused["text"]) == ("own.jsonl", 2, "broken") and refused["reason"]
-    assert sources.stamp("custom", settings) == {"own.jsonl": store.sha256_file(path)}
+    assert sources.stamp("custom", settings) == {"custom/own.jsonl": store.sha256_file(path)}
 
 
 def test_custom_rows_come_as_json_lines_and_as_csv(settings: Settings, make_job: JobMaker) -> None:
@@ -107,7 +107,7 @@ def test_custom_rows_come_as_json_lines_and_as_csv(settings: Settings, make_job:
     job = make_job("sources/custom", settings, sections=SECTIONS)
     assert sources.run(job).metadata["rows"] == 2
     assert {row.question for row in store.read_examples(job.out)} == {"What is this?", "What is that?"}
-    assert sources.stamp("custom", settings) == {path.name: store.sha256_file(path) for path in (table, lines)}
+    assert sources.stamp("custom", settings) == {f"custom/{path.name}": store.sha256_file(path) for path in (table, lines)}
 
 
 def test_no_rows_of_the_users_own_is_no_failure_and_no_picture(settings: Settings, make_job: JobMaker) -> None:
