@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 import sys
 from collections.abc import Mapping
@@ -135,14 +136,11 @@ class Corpus(Section):
             if low >= high:
                 raise wrong(f"corpus.min_{what}_chars = {low} with corpus.max_{what}_chars = {high}", "the minimum below the maximum")
         if (sides := self.cotrain_share + self.validation_share + self.heldout_share) >= 1:
-            raise wrong(
-                f"corpus.cotrain_share + corpus.validation_share + corpus.heldout_share = {sides:g}", "less than 1: the rest is trained on"
-            )
+            got = f"corpus.cotrain_share + corpus.validation_share + corpus.heldout_share = {sides:g}"
+            raise wrong(got, "less than 1: the rest is trained on")
         if "phenotypes" in self.use and self.phenotype_diseases < self.question_options:
-            raise wrong(
-                f"corpus.phenotype_diseases = {self.phenotype_diseases} with corpus.question_options = {self.question_options}",
-                "at least as many diseases as a question has options",
-            )
+            got = f"corpus.phenotype_diseases = {self.phenotype_diseases} with corpus.question_options = {self.question_options}"
+            raise wrong(got, "at least as many diseases as a question has options")
         return self
 
 
@@ -269,15 +267,11 @@ class Maporl(Section):
         if self.processes > 1 and self.placement == "per_role":
             raise wrong("maporl.processes above 1 with maporl.placement = per_role", "one of them")
         if self.questions_per_iteration < self.processes:
-            raise wrong(
-                f"maporl.processes = {self.processes} with maporl.questions_per_iteration = {self.questions_per_iteration}",
-                "a question for each process",
-            )
+            asked = self.questions_per_iteration
+            raise wrong(f"maporl.processes = {self.processes} with maporl.questions_per_iteration = {asked}", "a question for each process")
         if self.steps_per_batch > (messages := self.questions_per_iteration * self.samples_per_question):
-            raise wrong(
-                f"maporl.steps_per_batch = {self.steps_per_batch} with {messages} messages of a role in a batch "
-                "(maporl.questions_per_iteration x maporl.samples_per_question)", "a message for each step",
-            )  # fmt: skip
+            got = f"maporl.steps_per_batch = {self.steps_per_batch} with {messages} messages of a role in a batch"
+            raise wrong(got, "a message for each step: lower it, or raise maporl.questions_per_iteration or samples_per_question")
         if not self.value_weight and self.advantage == "gae":
             raise wrong("maporl.value_weight = 0 with maporl.advantage = gae", "above 0: gae needs values that learn")
         return self
@@ -299,10 +293,8 @@ class Evaluation(Section):
     def _goes_together(self) -> Evaluation:
         _all_different("evaluation.systems", self.systems)
         if self.bootstrap * (1 - self.confidence) < 2 - 1e-9:
-            raise wrong(
-                f"evaluation.bootstrap = {self.bootstrap} with evaluation.confidence = {self.confidence:g}",
-                f"{math.ceil(2 / (1 - self.confidence)):,} resamples or more: an interval needs one beyond each of its ends",
-            )
+            got = f"evaluation.bootstrap = {self.bootstrap} with evaluation.confidence = {self.confidence:g}"
+            raise wrong(got, f"{math.ceil(2 / (1 - self.confidence)):,} resamples or more: an interval needs one beyond each of its ends")
         return self
 
 
@@ -347,17 +339,11 @@ class Aws(Section):
 
     launcher: Literal["local", "sagemaker"] = "local"  # where the models are trained
     bucket: str = Field(default="", pattern=r"^([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])?$", description="the name of a bucket, without s3://")
-    prefix: str = Field(
-        default="medpipe", pattern=r"^[\w!.*'()/-]*$", description="letters, digits and / - _ ."
-    )  # of every key in the bucket
-    role: str = Field(
-        default="", pattern=r"^(arn:aws[\w-]*:iam::\d{12}:role/\S+)?$", description="arn:aws:iam::…:role/…"
-    )  # ARN that the job works under
-    image: str = Field(default="", pattern=r"^\S*$", description="the URI of an image")
+    prefix: Annotated[str, Field(pattern=r"^[\w!.*'()/-]*$", description="letters, digits and / - _ .")] = "medpipe"  # of every key
+    role: Annotated[str, Field(pattern=r"^(arn:aws[\w-]*:iam::\d{12}:role/\S+)?$", description="arn:aws:iam::…:role/…")] = ""  # of the job
+    image: Annotated[str, Field(pattern=r"^\S*$", description="the URI of an image")] = ""  # of the container
     region: str = Field(default="", pattern=r"^([a-z]{2,}(-[a-z]+)+-\d+)?$", description="a region such as us-east-1")
-    instance_type: str = Field(
-        default="ml.g5.12xlarge", pattern=r"^ml\.\w+\.\w+$", description="a type such as ml.g5.12xlarge"
-    )  # four A10G
+    instance_type: Annotated[str, Field(pattern=r"^ml\.\w+\.\w+$", description="a type such as ml.g5.xlarge")] = "ml.g5.12xlarge"  # 4 A10G
     instance_count: int = Field(default=1, ge=1, le=100)
     volume_gb: int = Field(default=100, ge=1, le=16384)
     spot: bool = True
@@ -373,29 +359,63 @@ class Aws(Section):
         default={}, max_length=47
     )
     secrets: dict[Variable, Name] = Field(default={})  # variable in the job → id of a secret in Secrets Manager
-    store: str = Field(
-        default="", pattern=r"^\S*$", description="s3://bucket/prefix, or a folder"
-    )  # s3://bucket/prefix: finished results are kept there too, and fetched from there
+    store: Annotated[str, Field(pattern=r"^[^\x00-\x1f]*$", description="s3://bucket/prefix, or a folder")] = ""
+    # Finished results are kept there too, and fetched from there.
+
+
+SECRETS = {"password", "passwd", "pwd", "pass", "token", "key", "apikey", "secret", "credential", "credentials", "auth", "sig", "signature"}
+"""Words in the names of an address's parameters whose values nobody is to read."""
+STORES = ("http", "https", "databricks", "databricks-uc", "sqlite", "postgresql", "mysql", "mssql", "arn")
+"""What MLflow's addresses begin with."""
 
 
 def without_password(uri: str, where: str) -> str:
-    """The address of an MLflow server, if it may stand in logs and manifests.
+    """The same address, if it may stand in logs, databases and manifests.
+
+    A web address may hold neither a user nor parameters: a user alone may be a token. A database's may hold a user. What a path
+    holds can't be judged. Text that is no address comes back as it is.
 
     Raises:
-        MedpipeError: it holds a password (and is not shown).
+        MedpipeError: it holds a password or a token (and is not shown).
     """
-    if urlsplit(uri).password is not None:
+    scheme, mark, rest = uri.partition("://")
+    web = scheme.lower() in ("http", "https")
+    user, _, _ = re.split(r"[?#]", rest, maxsplit=1)[0].rpartition("@") if not web else rest.rpartition("@")
+    names = {word for name in re.findall(r"[?&;#]([^=&;]+)", rest) for word in re.split(r"[^a-z]+", name.lower())}
+    if mark and ((web and (user or re.search(r"[?#]", rest))) or ":" in user or "/" in user or names & SECRETS):
         raise MedpipeError(
-            got="an address with a password", expected="one without", where=where,
-            do="set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead",
+            got=f"an address that holds a user, a password or a token ({scheme}://…)", expected="one without", where=where,
+            do="set MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (a database: its own variables, "
+            "such as PGPASSWORD), and take it out of the address",
+        )  # fmt: skip
+    return uri
+
+
+def mlflow_address(tracking: Tracking) -> str:
+    """Where MLflow was told to keep its runs: the profile's uri, else MLFLOW_TRACKING_URI; empty for the outputs folder.
+
+    Raises:
+        MedpipeError: the address holds a secret, or is none.
+    """
+    where = "tracking.uri" if tracking.uri else "MLFLOW_TRACKING_URI"
+    uri = without_password(tracking.uri or os.environ.get("MLFLOW_TRACKING_URI", "").strip(), where)
+    scheme = uri.partition(":")[0].partition("+")[0].lower()
+    try:
+        ok = not uri or (scheme in STORES and (scheme not in ("http", "https") or bool(urlsplit(uri).hostname and urlsplit(uri).port != 0)))
+    except ValueError:  # a port that is no number, a bracket that is not closed
+        ok = False
+    if not ok:
+        raise MedpipeError(
+            got="an address that MLflow can't use", expected=f"one that begins with {', '.join(STORES[:-1])} or arn:", where=where,
+            do="write for example http://127.0.0.1:5000, or leave it empty for sqlite in the outputs folder",
         )  # fmt: skip
     return uri
 
 
 class Tracking(Section):
-    """Where runs are recorded. An empty uri means sqlite in the outputs folder."""
+    """Where runs are recorded. An empty uri means MLFLOW_TRACKING_URI, or sqlite in the outputs folder."""
 
-    kind: Literal["mlflow", "wandb", "both", "none"] = "mlflow"
+    kind: Literal["mlflow", "wandb", "both", "none"] = "mlflow"  # mlflow becomes both where WANDB_PROJECT is set and wandb is there
     uri: str = ""
     experiment: Name = "medpipe"
     trace_share: Share = 0.1  # of the episodes that are kept as traces, a span per message
@@ -407,10 +427,11 @@ class Tracking(Section):
     ] = ()  # empty: WANDB_TAGS, separated by commas
     wandb_mode: Literal["online", "offline"] = "online"
 
-    @field_validator("uri")
-    @classmethod
-    def _no_secret(cls, uri: str) -> str:
-        return without_password(uri, "tracking.uri")
+    @model_validator(mode="after")
+    def _no_secret(self) -> Tracking:
+        if self.uri:
+            mlflow_address(self)
+        return self
 
 
 class Settings(Section):
@@ -470,7 +491,8 @@ def load_profile(name: str, overrides: Mapping[str, Any] | None = None) -> Setti
     """Read a bundled profile, or a YAML file given by its path, and apply overrides such as {"training.epochs": 2}.
 
     Raises:
-        MedpipeError: the profile does not exist, is not YAML, or a key or value is wrong (each named).
+        MedpipeError: the profile does not exist, is not YAML, a key or value is wrong (each named), or MLflow's address, which may come
+            from MLFLOW_TRACKING_URI, holds a secret.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else PROFILES / f"{name}.yaml"
     if not path.is_file():
@@ -492,9 +514,12 @@ def load_profile(name: str, overrides: Mapping[str, Any] | None = None) -> Setti
     for dotted, value in (overrides or {}).items():
         _assign(raw, dotted, value)
     try:
-        return Settings.model_validate({"name": path.stem, **raw})
+        settings = Settings.model_validate({"name": path.stem, **raw})
     except ValidationError as error:
-        raise _refusal(error, path.stem) from None  # the error's own text would show an address with its token
+        raise _refusal(error, path.stem) from None  # its own text would show all values
+    if settings.tracking.kind in ("mlflow", "both"):
+        mlflow_address(settings.tracking)  # an address that holds a secret is refused here, before any work
+    return settings
 
 
 def _refusal(error: ValidationError, profile: str) -> MedpipeError:

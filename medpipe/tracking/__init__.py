@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.util
 import json
 import os
 import queue
@@ -26,7 +27,7 @@ from typing import IO, Any
 
 from filelock import FileLock
 
-from medpipe.config import Settings, without_password
+from medpipe.config import Settings, mlflow_address
 from medpipe.errors import MedpipeError
 from medpipe.tracking.journal import Journal, is_written, journals, unfed
 from medpipe.tracking.usage import Sampler
@@ -40,9 +41,9 @@ def mlflow_server(settings: Settings) -> str:
     """Where MLflow was told to keep its runs: the profile's uri, or MLFLOW_TRACKING_URI; empty for the outputs folder.
 
     Raises:
-        MedpipeError: the address holds a password, which would stand in logs.
+        MedpipeError: the address holds a secret, which would stand in logs, or is none.
     """
-    return settings.tracking.uri or without_password(os.environ.get("MLFLOW_TRACKING_URI", ""), "MLFLOW_TRACKING_URI")
+    return mlflow_address(settings.tracking)
 
 
 def tracking_uri(settings: Settings) -> str:
@@ -81,9 +82,39 @@ def alone_with_mlflow(uri: str, outputs: Path) -> Iterator[None]:
 
 
 def trackers(settings: Settings) -> tuple[str, ...]:
-    """Names of the trackers that the profile asks for."""
+    """Names of the trackers that the profile asks for, and W&B where WANDB_PROJECT asks for it and its package is there."""
     kind = settings.tracking.kind
+    if kind == "mlflow" and _wandb_asked() and _wandb_installed():
+        kind = "both"
     return {"none": (), "both": ("mlflow", "wandb")}.get(kind, (kind,))
+
+
+def check_address(settings: Settings) -> None:
+    """Refuse an address of MLflow that can't be used, or that holds a secret: for whoever starts a run, before any work.
+
+    Raises:
+        MedpipeError: as `mlflow_server` does.
+    """
+    if "mlflow" in trackers(settings):
+        mlflow_server(settings)
+
+
+def notes(settings: Settings) -> list[str]:
+    """What the environment changes about where runs are recorded, a line each: for whoever starts a run to say."""
+    if settings.tracking.kind != "mlflow" or not _wandb_asked():
+        return []
+    project = os.environ["WANDB_PROJECT"]
+    if not _wandb_installed():
+        return [f"WANDB_PROJECT = {project} is set, but Weights & Biases is off: its package is missing (pip install 'medpipe[wandb]')"]
+    return [f"Weights & Biases is on, beside MLflow: WANDB_PROJECT = {project} is set (WANDB_MODE=disabled turns it off)"]
+
+
+def _wandb_asked() -> bool:
+    return bool(os.environ.get("WANDB_PROJECT", "").strip()) and os.environ.get("WANDB_MODE") != "disabled"
+
+
+def _wandb_installed() -> bool:
+    return importlib.util.find_spec("wandb") is not None
 
 
 def track_missed(settings: Settings, say: Callable[[str], None]) -> dict[str, int]:
@@ -172,6 +203,8 @@ class Tracker:
         self._pass_on()
 
     def _open(self) -> None:
+        for line in notes(self._settings):
+            self._warn(line)
         self._journal = Journal(self._settings.outputs, self._head)
         self._sampler = Sampler(self._journal.append)
         try:

@@ -4,6 +4,7 @@
     wandb sync outputs/wandb/offline-run-*                          # sends later what was kept offline
 
 Project and tags stand in the profile (tracking.wandb_project, .wandb_tags); where they are empty, WANDB_PROJECT and WANDB_TAGS count.
+WANDB_PROJECT also turns W&B on beside MLflow (medpipe/tracking/__init__.py); WANDB_MODE is offline or disabled as wandb knows it.
 Each point arrives once: W&B's own step is the number of the journal's line and never goes back, so that what a resumed run is sent again
 is left out here. Offline nothing can be resumed: what an interrupted feeder wrote is removed and written anew.
 The steps that people look at are `step` (and `sample` for `system/*`), the axes of the plots. Left out: episodes, weights, code.
@@ -31,7 +32,7 @@ class WandB:
 
     def __init__(self, outputs: Path, tracking: Mapping[str, Any]) -> None:
         self._outputs = outputs
-        self._offline = tracking["wandb_mode"] == "offline"
+        self._offline = tracking["wandb_mode"] == "offline" or os.environ.get("WANDB_MODE") == "offline"
         self._project = tracking["wandb_project"] or os.environ.get("WANDB_PROJECT") or tracking["experiment"]
         self._tags = tuple(tracking["wandb_tags"]) or tuple(tag for tag in os.environ.get("WANDB_TAGS", "").split(",") if tag)
         self._runs: dict[Path, Any] = {}
