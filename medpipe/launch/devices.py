@@ -1,5 +1,8 @@
 """Which device each role works on: counted without importing torch, so that the graph loads fast.
 
+GPUs are those that the driver's own tool lists (`nvidia-smi -L`, which asks NVML; WSL2 has no other list), else those in /proc. Where
+torch can't use what is there, or sees more, `gpu_problem` says so.
+
 A role's `cuda:n` is taken modulo the number of visible GPUs; without a GPU every role runs on the CPU. What lives on one device is
 fine-tuned in one pass by one process, which claims that device. Left out: one role over several devices.
 """
@@ -9,15 +12,21 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shutil
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 
 from medpipe.config import Settings
 from medpipe.schema import LEARNERS, ROLES, Learner, Role, speaker_of
 
 DRIVER = Path("/proc/driver/nvidia/gpus")
+WSL = "/usr/lib/wsl/lib"
+"""Where WSL2 keeps nvidia-smi, which is not on every shell's path there."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +57,59 @@ def visible_gpus() -> list[str]:
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
         return [part.strip() for part in chosen.split(",") if part.strip() and part.strip() != "-1"]
-    return [str(n) for n in range(len(list(DRIVER.iterdir())))] if DRIVER.is_dir() else []
+    return [str(n) for n in range(_listed_gpus())]
+
+
+def _listed_gpus() -> int:
+    """GPUs that the driver lists, whatever torch makes of them."""
+    tool = shutil.which("nvidia-smi") or shutil.which("nvidia-smi", path=WSL)
+    listed = _told_by(tool) if tool else None
+    if listed is None:
+        return len(list(DRIVER.iterdir())) if DRIVER.is_dir() else 0
+    return listed
+
+
+@lru_cache
+def _told_by(tool: str) -> int | None:
+    """How many GPUs `nvidia-smi -L` lists, a line for each; None where it fails. Asked once a process: it takes up to a second."""
+    try:
+        done = subprocess.run([tool, "-L"], capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return None if done.returncode else sum(line.startswith("GPU ") for line in done.stdout.splitlines())
+
+
+def gpu_problem() -> str:
+    """Where the driver and torch disagree about GPUs: what is wrong and what to do; empty where they agree.
+
+    Loads torch only where there may be a disagreement, and does not initialise CUDA (torch counts by NVML).
+    """
+    if os.environ.get("CUDA_VISIBLE_DEVICES") is not None:
+        return ""  # somebody chose
+    listed, build = _listed_gpus(), version("torch")
+    if not listed and build.endswith("+cpu"):
+        return ""
+    import torch
+
+    usable = torch.cuda.device_count()
+    if listed and torch.version.cuda is None:
+        return (
+            f"the driver lists {listed} GPU(s), but torch {build} is a build for the CPU: install one for CUDA (pip install "
+            f"--force-reinstall 'torch=={build.partition('+')[0]}' --index-url https://download.pytorch.org/whl/cu130, or the index that "
+            "pytorch.org/get-started names for your driver), or set CUDA_VISIBLE_DEVICES='' to train on the CPU"
+        )
+    if usable < listed:
+        return (
+            f"the driver lists {listed} GPU(s), but torch {build} (CUDA {torch.version.cuda}) can use {usable}: update the driver, or "
+            "install a torch for an older CUDA; CUDA_VISIBLE_DEVICES='' trains on the CPU"
+        )
+    if usable > listed:
+        numbers = ",".join(map(str, range(usable)))
+        return (
+            f"torch sees {usable} GPU(s), but nvidia-smi and {DRIVER} list {listed}, so that training would not use all of them: "
+            f"put nvidia-smi on the path, or set CUDA_VISIBLE_DEVICES={numbers}"
+        )
+    return ""
 
 
 def place_role(settings: Settings, role: Role, machine: Machine | None = None) -> Place:

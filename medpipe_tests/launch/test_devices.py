@@ -14,6 +14,7 @@ from medpipe.launch import devices
 from medpipe.launch.devices import (
     Place,
     fine_tuned_together,
+    gpu_problem,
     gpus_held,
     place_co_training,
     place_light,
@@ -32,7 +33,21 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """A machine without a driver; a test sets CUDA_VISIBLE_DEVICES or gives it one."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(devices, "DRIVER", Path("/nowhere"))
+    monkeypatch.setattr(devices, "WSL", "/nowhere")
+    monkeypatch.setenv("PATH", "/nowhere")
     return monkeypatch
+
+
+def tool_in(folder: Path, prints: str, status: int = 0) -> Path:
+    """A folder for PATH with an nvidia-smi that answers `-L` so."""
+    folder.mkdir()
+    tool = folder / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\n[ \"$1\" = -L ] || exit 9\nprintf '%s' '{prints}'\nexit {status}\n", encoding="utf-8")
+    tool.chmod(0o755)
+    return folder
+
+
+LIST = "GPU 0: NVIDIA A10G (UUID: GPU-1)\n  MIG 1g.5gb Device 0: (UUID: MIG-1)\nGPU 1: NVIDIA A10G (UUID: GPU-2)\n"
 
 
 def driver_with(folder: Path, count: int) -> Path:
@@ -56,6 +71,38 @@ def test_without_the_variable_the_driver_is_counted(gpus: pytest.MonkeyPatch, tm
     assert visible_gpus() == ["0", "1", "2"]
     gpus.setenv("CUDA_VISIBLE_DEVICES", "")  # set and empty means none, whatever the driver has
     assert visible_gpus() == []
+
+
+def test_where_proc_lists_none_the_drivers_own_tool_is_asked(gpus: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As on WSL2, where /proc/driver/nvidia is not there."""
+    gpus.setenv("PATH", str(tool_in(tmp_path / "bin", LIST)))
+    assert visible_gpus() == ["0", "1"]
+    gpus.setenv("PATH", "/nowhere")
+    gpus.setattr(devices, "WSL", str(tool_in(tmp_path / "wsl", LIST)))  # not on the path of every shell there
+    assert visible_gpus() == ["0", "1"]
+
+
+def test_a_tool_that_fails_leaves_it_to_proc_and_one_that_lists_none_is_believed(gpus: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    gpus.setattr(devices, "DRIVER", driver_with(tmp_path / "proc", 3))
+    gpus.setenv("PATH", str(tool_in(tmp_path / "failing", "NVIDIA-SMI has failed", status=9)))
+    assert visible_gpus() == ["0", "1", "2"]
+    gpus.setenv("PATH", str(tool_in(tmp_path / "container", "No devices found.\n")))
+    assert visible_gpus() == []
+
+
+def test_gpus_that_torch_is_not_built_for_are_told_with_what_to_install(gpus: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import torch
+
+    assert gpu_problem() == "" or torch.cuda.device_count()
+    gpus.setenv("PATH", str(tool_in(tmp_path / "bin", LIST)))
+    if torch.version.cuda is None:
+        assert "the driver lists 2 GPU(s), but torch" in gpu_problem() and "is a build for the CPU: install one for CUDA" in gpu_problem()
+        assert "--index-url https://download.pytorch.org/whl/" in gpu_problem()
+    elif (usable := torch.cuda.device_count()) != 2:
+        assert f"{usable}" in gpu_problem()
+    assert not torch.cuda.is_initialized()
+    gpus.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert gpu_problem() == "", "who chose the CPU is not told to install anything"
 
 
 @pytest.mark.parametrize(
