@@ -94,6 +94,16 @@ def test_every_process_of_dagster_makes_the_watched_scheduler(instance: dg.Dagst
     assert not instance.run_retries_retry_on_asset_or_op_failure
 
 
+def test_looks_of_sensors_and_of_the_schedule_are_not_kept_for_ever(instance: dg.DagsterInstance) -> None:
+    from dagster._core.definitions.run_request import InstigatorType
+    from dagster._core.scheduler.instigation import TickStatus
+
+    for kind in (InstigatorType.SCHEDULE, InstigatorType.SENSOR, InstigatorType.AUTO_MATERIALIZE):
+        days = instance.get_tick_retention_settings(kind)
+        assert all(0 < days[status] <= 90 for status in TickStatus), (kind, days)
+    assert instance.get_tick_retention_settings(InstigatorType.SENSOR)[TickStatus.SKIPPED] == 2  # one a minute
+
+
 @pytest.mark.slow
 def test_what_failed_and_why_is_the_last_that_a_person_reads(tmp_path: Path) -> None:
     folder = make_workspace(tmp_path.resolve())

@@ -19,8 +19,15 @@ TAG = "dagster-k8s/config"
 def executor() -> dg.ExecutorDefinition:
     """A process for each step, or a pod for each step."""
     if _in_pods():
-        from dagster_k8s import k8s_job_executor
-
+        try:
+            from dagster_k8s import k8s_job_executor
+        except ModuleNotFoundError as error:
+            if error.name != "dagster_k8s":
+                raise
+            raise MedpipeError(
+                got="no package dagster_k8s", expected="the extra k8s of medpipe", where=f"{VARIABLE}=k8s",
+                do="install it (pip install -e '.[k8s]'), or unset the variable to run each step as a process",
+            ) from None  # fmt: skip
         return k8s_job_executor
     return dg.multiprocess_executor.configured({"start_method": {"forkserver": {"preload_modules": ["medpipe.definitions"]}}})
 

@@ -10,7 +10,7 @@ AWS_ENDPOINT_URL and AWS_ENDPOINT_URL_<SERVICE> are boto3's own too. Left out: m
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -21,6 +21,7 @@ VARIABLES = {"bucket": "MEDPIPE_AWS_BUCKET", "role": "MEDPIPE_AWS_ROLE", "image"
 """Settings that belong to one account, and the variables that may hold them instead."""
 ATTEMPTS = 8  # of one call, with botocore's growing pauses, where AWS throttles or does not answer
 TIMEOUT_SECONDS = 30
+CHECK_ATTEMPTS, CHECK_TIMEOUT_SECONDS = 2, 5  # of a call that only looks, while a person waits for the answer
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,15 @@ class Account:
     image: str
     region: str
     prefix: str
+    attempts: int = ATTEMPTS
+    timeout_seconds: int = TIMEOUT_SECONDS
 
     @classmethod
     def of(cls, aws: Aws) -> Account:
         """The profile's values, else the environment's."""
         found = {name: getattr(aws, name) or os.environ.get(variable, "") for name, variable in VARIABLES.items()}
-        return cls(**found, region=aws.region or _region(), prefix=aws.prefix.strip("/"))
+        bucket, role, image = (found[name] for name in ("bucket", "role", "image"))
+        return cls(bucket, role, image, region=aws.region or _region(), prefix=aws.prefix.strip("/"))
 
     def needs(self, *names: str) -> Account:
         """The same account, if it has these values.
@@ -56,6 +60,10 @@ class Account:
             )  # fmt: skip
         return self
 
+    def hurried(self) -> Account:
+        """The same account, asked with little patience: whether there is a network is known within seconds."""
+        return replace(self, attempts=CHECK_ATTEMPTS, timeout_seconds=CHECK_TIMEOUT_SECONDS)
+
     @cached_property
     def _session(self) -> Any:
         from boto3.session import Session
@@ -67,8 +75,8 @@ class Account:
         from botocore.config import Config
 
         config = Config(
-            retries={"mode": "standard", "total_max_attempts": ATTEMPTS}, connect_timeout=TIMEOUT_SECONDS,
-            read_timeout=TIMEOUT_SECONDS, max_pool_connections=32,
+            retries={"mode": "standard", "total_max_attempts": self.attempts}, connect_timeout=self.timeout_seconds,
+            read_timeout=self.timeout_seconds, max_pool_connections=32,
         )  # fmt: skip
         return self._session.client(service, config=config)
 

@@ -66,3 +66,28 @@ def test_another_executor_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEDPIPE_EXECUTOR", "celery")
     with pytest.raises(MedpipeError, match="expected k8s, or nothing"):
         pod(Place("gpu_0", "0", 1))
+
+
+WITHOUT_EXTRA = """
+import sys
+from importlib.abc import MetaPathFinder
+
+class Missing(MetaPathFinder):  # as in an environment where the extra was not installed
+    def find_spec(self, name, path, target=None):
+        if name == "dagster_k8s":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Missing())
+import medpipe.definitions
+"""
+
+
+def test_without_the_extra_the_message_tells_how_to_install_it() -> None:
+    environment = {**os.environ, "MEDPIPE_EXECUTOR": "k8s", "MEDPIPE_PROFILE": "smoke"}
+    done = subprocess.run([sys.executable, "-c", WITHOUT_EXTRA], env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        "medpipe.errors.MedpipeError: got no package dagster_k8s, expected the extra k8s of medpipe, in MEDPIPE_EXECUTOR=k8s: install it "
+        "(pip install -e '.[k8s]'), or unset the variable to run each step as a process"
+    )
+    assert "ModuleNotFoundError" not in done.stderr
