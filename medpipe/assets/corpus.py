@@ -3,9 +3,9 @@
 import dagster as dg
 from dagster import AssetExecutionContext
 
-from medpipe.assets.present import HANDED_OVER, check_specs
+from medpipe.assets.present import CHECKS, HANDED_OVER, check_specs
 from medpipe.corpus import benchmarks
-from medpipe.corpus.own_rows import CHECK
+from medpipe.corpus.own_rows import CHECK as OWN_ROWS
 from medpipe.corpus.sources import SOURCES, stamp
 from medpipe.resources import Launcher, Profile
 from medpipe.schema import Ref
@@ -20,7 +20,10 @@ def source_asset(name: str) -> dg.AssetsDefinition:
     @dg.asset(
         key=["sources", name], group_name="sources", kinds={"table"}, owners=OWNERS, dagster_type=HANDED_OVER,
         description=f"Raw rows: {source.title}. Licence: {source.licence}.",
-        check_specs=check_specs(f"sources/{name}"),
+        check_specs=[
+            dg.AssetCheckSpec(check, asset=["sources", name], description=text, blocking=blocking)
+            for check, text, blocking in CHECKS["sources/custom"]  # all sources carry the same ones
+        ],
     )  # fmt: skip
     def load(context: AssetExecutionContext, launcher: Launcher, profile: Profile) -> dg.MaterializeResult:
         return launcher.make(context, f"sources/{name}", "source", {}, extra=stamp(name, profile.settings()))
@@ -45,7 +48,7 @@ sources = [*(source_asset(name) for name in SOURCES), benchmark_files]
     ins={name: dg.AssetIn(["sources", name]) for name in (*SOURCES, "benchmarks")},
     check_specs=[
         *check_specs("corpus/clean"),
-        dg.AssetCheckSpec(CHECK, asset=["corpus", "clean"], description="how many of the user's own rows are on which side of the split"),
+        dg.AssetCheckSpec(OWN_ROWS, asset=["corpus", "clean"], description="how many own rows are on which side of the split"),
     ],
 )  # fmt: skip
 def clean(context: AssetExecutionContext, launcher: Launcher, **refs: Ref) -> dg.MaterializeResult:

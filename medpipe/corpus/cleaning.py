@@ -31,7 +31,11 @@ BENCHMARKS = "sources/benchmarks"
 SHOWN_MATCHES = 20
 SAMPLES = 3  # and at least one of each source
 COLOURS: dict[str, str] = dict(
-    zip(ORDER, ("#009E73", "#0072B2", "#56B4E9", "#CC79A7", "#E69F00", "#D55E00"), strict=True)
+    zip(
+        ORDER,
+        ("#009E73", "#0072B2", "#56B4E9", "#CC79A7", "#E69F00", "#D55E00", "#F0E442", "#000000", "#999999"),
+        strict=True,
+    )
 )  # Okabe and Ito: told apart by the colour-blind
 
 

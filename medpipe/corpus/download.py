@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from tenacity import RetryCallState
 
 MIRROR = "MEDPIPE_MIRROR"
+HUB = "https://huggingface.co"
 MIB = 2**20
 LONGEST_PAUSE = 30.0  # seconds between two tries
 
@@ -149,6 +150,22 @@ def fetch(
     """As `fetched`, for a file that needs no reading to be known as whole: its checksum is recorded at once."""
     with fetched(names, url, cache, what=what, sha256=sha256, lock=lock, report=report, limits=limits) as path:
         return path
+
+
+def hub_address(url: str, names: Sequence[str]) -> str:
+    """An address at the hub, at the host that HF_ENDPOINT names; other addresses as they are.
+
+    Raises:
+        SourceUnreachable: HF_HUB_OFFLINE forbids to ask the hub.
+    """
+    if not url.startswith(f"{HUB}/"):
+        return url
+    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
+        raise SourceUnreachable(
+            got="HF_HUB_OFFLINE", expected=f"{' or '.join(names)} in the folder {MIRROR}", where=url,
+            do="put the file there, or unset HF_HUB_OFFLINE",
+        )  # fmt: skip
+    return (os.environ.get("HF_ENDPOINT") or HUB).rstrip("/") + url.removeprefix(HUB)
 
 
 def require_reachable(url: str, *, expected: str) -> None:

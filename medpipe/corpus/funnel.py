@@ -36,6 +36,9 @@ ORDER = (
     "medtext",
     "medquad",
     "medquad_questions",
+    "medqa_train",
+    "medmcqa_train",
+    "pubmedqa_train",
 )  # of two equal rows the one from the earlier source stays
 TOO_SHORT, TOO_LONG = "question too short", "question too long"
 ANSWER_TOO_SHORT, ANSWER_TOO_LONG = "answer too short", "answer too long"

