@@ -11,19 +11,25 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from medpipe import NOTICE, store
-from medpipe.cli_aws import aws
+from medpipe.cli_aws import aws, go_on_after
 from medpipe.config import DEFAULT_PROFILE, Settings, load_profile, parse_override
 from medpipe.corpus.download import mirror_folder
 from medpipe.errors import MedpipeError
+from medpipe.terminal import visible, visible_values
+
+if TYPE_CHECKING:
+    from medpipe.runner import Run
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help=f"medpipe: a medical question-answering team, trained and evaluated. {NOTICE}"
 )
+MOST_PLACES = 10
+"""Folders named at the end of a run of a part of the graph."""
 data = typer.Typer(no_args_is_help=True, help="Where a row comes from, and why one is not in the corpus.")
 app.add_typer(data, name="data")
 app.add_typer(aws, name="aws")
@@ -46,12 +52,12 @@ def run(
 
     print(f"medpipe · profile {settings.name}: {settings.description}\n{NOTICE}\n", flush=True)
     started = time.monotonic()
-    if not run_graph(profile, select, overrides):
-        print("\nThe run failed: the lines marked !! above say why. What was finished stays and is not made again.", file=sys.stderr)
-        raise typer.Exit(1)
+    done = run_graph(profile, select, overrides)
+    failed = "The run failed: the lines marked !! above say why. What was finished stays and is not made again."
+    go_on_after(done, failed, settings)
     seconds = time.monotonic() - started
     _feed_trackers(settings)
-    _conclude(settings.outputs, seconds)
+    _conclude(settings.outputs, done, seconds)
 
 
 @app.command()
@@ -81,7 +87,7 @@ def test(
 
     settings = load_profile(profile, dict(parse_override(text) for text in overrides))
     questions = [*(to_questions(asked) if asked else []), *(read_questions(file) if file else [])]
-    print(as_text(consult(settings, questions or None, team, print)))
+    print(visible(as_text(consult(settings, questions or None, team, lambda text: print(visible(text))))))
 
 
 @app.command()
@@ -93,7 +99,7 @@ def compare(
     """Show the differences of two runs on the same questions, with intervals."""
     from medpipe.evaluation.runs import as_text, differences
 
-    print(as_text(differences(run_a, run_b, system), run_a, run_b, system))
+    print(visible(as_text(differences(run_a, run_b, system), run_a, run_b, system)))
 
 
 @app.command()
@@ -112,7 +118,7 @@ def lineage(
     from medpipe.lineage import as_text, trace
 
     found = trace(what, load_profile(profile, dict(parse_override(text) for text in overrides)).outputs)
-    print(json.dumps(asdict(found), indent=2, ensure_ascii=False) if as_data else as_text(found))
+    print(json.dumps(asdict(found), indent=2) if as_data else visible(as_text(found)))
 
 
 @app.command()
@@ -142,11 +148,10 @@ def tune(
     settings = load_profile(profile, dict(parse_override(text) for text in overrides))
     mirror_folder()
     print(f"medpipe · tuning of {settings.name}\n{NOTICE}\n", flush=True)
-    if not run_graph(profile, ",".join(f"*{key}" for key in INPUTS), overrides):
-        print("\nThe data or the base could not be made: the lines marked !! above say why.", file=sys.stderr)
-        raise typer.Exit(1)
+    run = run_graph(profile, ",".join(f"*{key}" for key in INPUTS), overrides)
+    go_on_after(run, "The data or the base could not be made: the lines marked !! above say why.", settings)
     inputs = {key: settings.outputs / key for key in INPUTS}
-    found = study(settings, inputs, trials=trials or settings.tuning.trials, say=lambda text: print(text, flush=True))
+    found = study(settings, inputs, trials=trials or settings.tuning.trials, say=lambda text: print(visible(text), flush=True))
     print(f"\nLook at:  {found.home / 'study.json'}, {found.home / 'plots'}")
     print(f"          medpipe run --profile {profile} {' '.join(as_flags(found.best.values))}")
 
@@ -157,9 +162,12 @@ def track(
     overrides: SetOption = [],  # noqa: B006
 ) -> None:
     """Send MLflow and Weights & Biases what they missed: the journals in outputs/tracking have every number."""
+    from medpipe.runner import require_outputs
     from medpipe.tracking import track_missed
 
-    lacking = track_missed(load_profile(profile, dict(parse_override(text) for text in overrides)), print)
+    settings = load_profile(profile, dict(parse_override(text) for text in overrides))
+    require_outputs(settings.outputs)
+    lacking = track_missed(settings, print)
     for tracker, lines in lacking.items():
         print(f"{tracker}: " + ("has everything" if not lines else f"still lacks {lines} lines"))
     if any(lacking.values()):
@@ -181,9 +189,11 @@ def ui(
     profile: ProfileOption = DEFAULT_PROFILE,
 ) -> None:
     """Open Dagster's page and MLflow's page side by side, on this machine only; Ctrl-C ends both."""
+    from medpipe.runner import require_outputs
     from medpipe.tracking import alone_with_mlflow, mlflow_server, tracking_uri
 
     settings = load_profile(profile)
+    require_outputs(settings.outputs)
     with alone_with_mlflow(tracking_uri(settings), settings.outputs):
         pass  # its page would else make the database itself
     environment = {**os.environ, "DAGSTER_HOME": str(Path.cwd()), "MEDPIPE_PROFILE": profile, "MLFLOW_DISABLE_TELEMETRY": "true"}
@@ -218,7 +228,7 @@ def data_show(
     """Trace one row from its source's file to its side of the split, with every change made to it."""
     from medpipe.corpus.trace import show
 
-    print(show(id, load_profile(profile).outputs))
+    print(visible(show(id, load_profile(profile).outputs)))
 
 
 @data.command("why-dropped")
@@ -228,7 +238,7 @@ def data_why_dropped(
     """Say why a row is not in the corpus."""
     from medpipe.corpus.trace import why_dropped
 
-    print(why_dropped(wanted, load_profile(profile).outputs))
+    print(visible(why_dropped(wanted, load_profile(profile).outputs)))
 
 
 def _feed_trackers(settings: Settings) -> None:
@@ -241,16 +251,26 @@ def _feed_trackers(settings: Settings) -> None:
                 print(f"{tracker} lacks {lines} lines of outputs/tracking: send them with `medpipe track`", file=sys.stderr)
 
 
-def _conclude(outputs: Path, seconds: float) -> None:
-    """The leaderboard, and where to look."""
-    board = outputs / "evaluation" / "leaderboard" / "leaderboard.json"
-    print(f"\nDone in {seconds / 60:.1f} min.\n")
-    if board.is_file():
+def _conclude(outputs: Path, run: Run, seconds: float) -> None:
+    """What this run made or found standing, and nothing that an earlier one left: that is said to be older."""
+    print(f"\nDone in {seconds / 60:.1f} min: made {len(run.made)}, found {len(run.found)} standing.\n")
+    current = {*run.made, *run.found}
+    board, report = outputs / "evaluation" / "leaderboard" / "leaderboard.json", outputs / "report.html"
+    if "evaluation/leaderboard" in current and board.is_file():
         from medpipe.evaluation.leaderboard import print_table
 
-        print_table(store.read_json(board))
-    print(f"\nLook at:  {outputs / 'report.html'}   (what went in, what was learned, what it is worth)")
-    print("          make ui   (Dagster's page and MLflow's page side by side)")
+        print_table(visible_values(store.read_json(board)))
+        print()
+    places = [f"{report}   (what went in, what was learned, what it is worth)"] if "release/report" in current else []
+    places += [str(outputs / key) for key in run.made] if not places else []
+    for number, place in enumerate([*places[:MOST_PLACES], *["…"] * (len(places) > MOST_PLACES)]):
+        print(f"{'Look at:' if not number else '':<10}{place}")
+    older = [
+        path.name for key, path in (("evaluation/leaderboard", board), ("release/report", report)) if key not in current and path.exists()
+    ]
+    if older:
+        print(f"{'Older:':<10}{' and '.join(older)} in {outputs} are of an earlier run; `medpipe run` makes them of what stands now")
+    print(f"{'':<10}make ui   (Dagster's page and MLflow's page side by side)")
 
 
 def main() -> None:
@@ -258,5 +278,9 @@ def main() -> None:
     try:
         app()
     except MedpipeError as error:
-        print(f"medpipe: {error}", file=sys.stderr)
+        print(f"medpipe: {visible(str(error))}", file=sys.stderr)
         sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

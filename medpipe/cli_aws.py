@@ -9,9 +9,10 @@ are boto3's own matter. Left out: endpoints.
 from __future__ import annotations
 
 import shlex
+import sys
 import threading
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
@@ -20,7 +21,13 @@ from medpipe import NOTICE, store
 from medpipe.config import Settings, load_profile, parse_override
 from medpipe.errors import MedpipeError
 from medpipe.schema import Ref
+from medpipe.terminal import visible
 
+if TYPE_CHECKING:
+    from medpipe.runner import Run
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it: 128 and the signal's number."""
 DEFAULT = "sagemaker-qwen2.5"
 LOOK_SECONDS = 10.0
 
@@ -53,9 +60,10 @@ def check(
     from medpipe.aws.account import Account
     from medpipe.aws.setup import check_account
 
-    missing = check_account(Account.of(_settings(profile, overrides).aws).needs("region"), print)
-    if missing:
-        print("\n".join(f"!! {line}" for line in missing))
+    account = Account.of(_settings(profile, overrides).aws).needs("region").hurried()
+    print(f"asking AWS: a connection that takes more than {account.timeout_seconds} s counts as none, {account.attempts} attempts a call")
+    if missing := check_account(account, print):
+        print("\n".join(f"!! {visible(line)}" for line in missing))
         raise typer.Exit(1)
 
 
@@ -100,9 +108,7 @@ def launch(
     settings = _paid(context, profile, overrides, yes)
     print(f"medpipe · {settings.name} on {settings.aws.instance_count} × {settings.aws.instance_type}: at most "
           f"{refuse_above_budget(settings.aws)} for each job\n{NOTICE}\n", flush=True)  # fmt: skip
-    if not run_graph(str(_written(settings)), select, []):
-        print("\nThe launch failed: the lines marked !! above say why.")
-        raise typer.Exit(1)
+    go_on_after(run_graph(str(_written(settings)), select, []), "The launch failed: the lines marked !! above say why.", settings)
     again = " ".join(["medpipe run --profile", shlex.quote(profile), *(f"--set {shlex.quote(each)}" for each in overrides)])
     print(f"\nThe models are in {settings.outputs / 'models'}; evaluate them here with: {again}")
 
@@ -165,7 +171,7 @@ def logs(
     while True:
         ended = not follow or jobs.has_ended(client, name)  # asked before the last look, so that no line is missed
         for line in tail.new_lines():
-            print(line, flush=True)
+            print(visible(line), flush=True)
         if ended:
             return
         threading.Event().wait(LOOK_SECONDS)
@@ -198,6 +204,29 @@ def stop(
     elif not jobs.stop(client, name):
         raise MedpipeError(got=f"no job {name}", expected="a name that `medpipe aws status` shows", where="medpipe aws stop",
                            do="check name and region")  # fmt: skip
+
+
+def go_on_after(run: Run, failed: str, settings: Settings) -> None:
+    """Return where a run succeeded; else say what stands, on stderr, and end the command.
+
+    Args:
+        failed: what is said where it failed of itself.
+
+    Raises:
+        typer.Exit: with status 130 after an interruption, 1 after a failure.
+    """
+    if run.success:
+        return
+    if not run.interrupted:
+        print(f"\n{failed}", file=sys.stderr)
+        raise typer.Exit(1)
+    stands = len(run.made) + len(run.found)
+    print(
+        f"\nInterrupted. {stands} of the assets asked for {'stands' if stands == 1 else 'stand'} in {settings.outputs}; the same command "
+        "makes the others, and takes a training up where it was last saved.",
+        file=sys.stderr,
+    )
+    raise typer.Exit(INTERRUPTED)
 
 
 def _settings(profile: str, overrides: list[str]) -> Settings:
@@ -244,9 +273,8 @@ def _data(settings: Settings) -> dict[str, Ref]:
     from medpipe.aws.channels import EVAL, EVALUATED, TRAIN
     from medpipe.runner import run_graph
 
-    if not run_graph(str(_written(settings)), ",".join(f"*{key}" for key in (*TRAIN, *EVAL)), []):
-        print("\nThe data could not be made: the lines marked !! above say why.")
-        raise typer.Exit(1)
+    run = run_graph(str(_written(settings)), ",".join(f"*{key}" for key in (*TRAIN, *EVAL)), [])
+    go_on_after(run, "The data could not be made: the lines marked !! above say why.", settings)
     found = {}
     for key in (*TRAIN, *EVAL, *(EVALUATED if settings.aws.evaluate else ())):
         manifest = store.read_manifest(settings.outputs / key)

@@ -11,23 +11,46 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import sqlite3
 import sys
+import tempfile
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import yaml
 from dagster._core.launcher import CheckRunHealthResult, WorkerStatus
 from dagster._core.scheduler.scheduler import DagsterDaemonScheduler
 from dagster._core.storage.tags import GRPC_INFO_TAG
 
+from medpipe.assets.console import reason_of, was_interrupted
 from medpipe.config import Settings, load_profile, parse_override
 from medpipe.errors import MedpipeError
 from medpipe.launch.owner import end_with_servers, lives, named_run, nobody_listens, owner_of
 from medpipe.resources import OWNER_TAG, PROFILE_VARIABLE
+from medpipe.terminal import visible
+
+DATABASES = ("history/runs.db", "history/runs/index.db", "schedules/schedules.db")
+"""What every run reads and writes of Dagster's own state, below `storage.sqlite.base_dir`."""
+
+SHORT_LINE = re.compile(rb"\d\d:\d\d:\d\d ")
+"""How a line of medpipe/assets/console.py begins."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a run ended: `made` and `found` are the keys of assets that it made, and that it found standing for these settings."""
+
+    success: bool
+    interrupted: bool
+    made: tuple[str, ...]
+    found: tuple[str, ...]
 
 
 class WatchedRuns(dg.DefaultRunLauncher):
@@ -63,8 +86,8 @@ def whole_graph() -> dg.JobDefinition:
     return defs.resolve_job_def("everything")
 
 
-def run_graph(profile: str, select: str, overrides: list[str]) -> bool:
-    """Materialise a selection of the graph; returns whether every step succeeded.
+def run_graph(profile: str, select: str, overrides: list[str]) -> Run:
+    """Materialise a selection of the graph; what went wrong is written to stderr.
 
     Args:
         profile: a bundled profile or a YAML file.
@@ -72,7 +95,8 @@ def run_graph(profile: str, select: str, overrides: list[str]) -> bool:
         overrides: exceptions to the profile, "training.epochs=2".
 
     Raises:
-        MedpipeError: the selection or a setting is wrong, or the settings can't lead to an asset that is selected.
+        MedpipeError: the selection or a setting is wrong, the settings can't lead to an asset that is selected, the outputs folder
+            can't be written to, or a database of Dagster's is damaged.
     """
     settings = load_profile(profile, dict(parse_override(text) for text in overrides))
     os.environ[PROFILE_VARIABLE] = profile
@@ -84,7 +108,10 @@ def run_graph(profile: str, select: str, overrides: list[str]) -> bool:
         "resources": {"profile": {"config": {"name": profile, "overrides": overrides}}},
         "loggers": {"console": {"config": {"log_level": "INFO"}}},
     }
-    with _instance() as instance:
+    home = _home()
+    require_outputs(settings.outputs)
+    _require_databases(home)
+    with dg.DagsterInstance.get() as instance:
         for run_id in free_dead_runs(instance):
             print(f"run {run_id[:8]} was killed before it ended: marked as failed, its slots are free again", file=sys.stderr)
         with _without_plumbing():
@@ -93,19 +120,38 @@ def run_graph(profile: str, select: str, overrides: list[str]) -> bool:
                 tags={OWNER_TAG: owner_of(os.getpid())}, raise_on_error=False,
             )  # fmt: skip
     for text in _failures(result):  # said when it happened too, many lines above
-        print(text, file=sys.stderr)
-    return result.success
+        print(visible(text), file=sys.stderr)
+    return _ended(result)
+
+
+def _ended(result: dg.ExecutionResult) -> Run:
+    made: dict[str, bool] = {}
+    interrupted = False
+    for event in result.all_events:
+        if event.is_step_materialization and event.asset_key is not None:
+            reused = event.step_materialization_data.materialization.metadata.get("reused")
+            made["/".join(event.asset_key.path)] = not (reused and reused.value)
+        elif event.is_job_event:
+            interrupted |= was_interrupted(event)
+    fresh = tuple(key for key, anew in made.items() if anew)
+    return Run(result.success, interrupted, fresh, tuple(key for key in made if key not in fresh))
 
 
 def _failures(result: dg.ExecutionResult) -> Iterator[str]:
     """A line for each step that failed of itself, with its reason."""
     for event in result.all_events:
-        if event.is_step_failure:
-            failed = event.step_failure_data
-            told = failed.user_failure_data and failed.user_failure_data.description
-            told = told or (failed.error.message.strip() if failed.error else "no reason told")
+        if event.is_step_failure and not was_interrupted(event):
+            error = event.step_failure_data.error
+            told = reason_of(event) or (_innermost(error).message.strip() if error else "no reason told")
             key = str(event.step_key).replace("__", "/")
             yield f"{key} failed: {told.removeprefix(f'{key}: ')}"
+
+
+def _innermost(error: Any) -> Any:
+    """What Dagster's own error was raised from."""
+    while error.cause:
+        error = error.cause
+    return error
 
 
 def free_dead_runs(instance: dg.DagsterInstance) -> list[str]:
@@ -163,7 +209,51 @@ def _refuse_another_place(settings: Settings, loaded: Settings) -> None:
         )  # fmt: skip
 
 
-def _instance() -> dg.DagsterInstance:
+def require_outputs(outputs: Path) -> None:
+    """Make the outputs folder if it is missing, and see that files can be written there.
+
+    Raises:
+        MedpipeError: it is something else than a folder, or can't be made or written to.
+    """
+    try:
+        outputs.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=outputs):
+            pass
+    except OSError as error:
+        got = f"no access ({error.strerror})"
+        if outputs.is_symlink() and not outputs.exists():
+            got = f"a link to {outputs.readlink()}, where nothing is"
+        elif outputs.exists() and not outputs.is_dir():
+            got = "something that is not a folder"
+        raise MedpipeError(
+            got=got, expected="a folder that can be written to", where=f"{outputs} (paths.outputs)",
+            do="correct the folder or its rights, or name another one: --set paths.outputs=…",
+        ) from error  # fmt: skip
+
+
+def _require_databases(home: Path) -> None:
+    """See that the databases of Dagster's that are there can be read; an empty or missing one is made by Dagster itself."""
+    storage = yaml.safe_load((home / "dagster.yaml").read_text(encoding="utf-8")).get("storage", {})
+    if "sqlite" not in storage:
+        return  # PostgreSQL looks after its own
+    base = Path(storage["sqlite"]["base_dir"]).absolute()
+    for path in filter(Path.is_file, (base / name for name in DATABASES)):
+        try:
+            with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as database:
+                found = database.execute("PRAGMA quick_check(1)").fetchone()[0]
+        except sqlite3.DatabaseError as error:
+            if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
+                continue  # another run writes: so it can be read
+            found = str(error)
+        if found != "ok":
+            raise MedpipeError(
+                got=f"a database that can't be read ({' '.join(found.split())})", expected="Dagster's record of runs", where=str(path),
+                do=f"move {base} away, or put a copy of it back: without it the list of runs is lost, but what was made stands in outputs",
+            )  # fmt: skip
+
+
+def _home() -> Path:
+    """The folder with dagster.yaml, which DAGSTER_HOME then names."""
     home = Path.cwd()
     if not (home / "dagster.yaml").is_file():
         raise MedpipeError(
@@ -172,13 +262,16 @@ def _instance() -> dg.DagsterInstance:
             where="the working directory",
             do="change to the project's root",
         )
-    os.environ.setdefault("DAGSTER_HOME", str(home))
-    return dg.DagsterInstance.get()
+    return Path(os.environ.setdefault("DAGSTER_HOME", str(home)))
 
 
 @contextmanager
 def _without_plumbing() -> Iterator[None]:
-    """Drop Dagster's own debug lines from the terminal: each step's process writes one before it knows our logger."""
+    """Drop from the terminal what is Dagster's own.
+
+    These are its debug lines, of which each step's process writes one before it knows our logger, and the tracebacks of its helper
+    processes, which Ctrl-C reaches too.
+    """
     sys.stderr.flush()
     terminal = os.dup(2)
     reading, writing = os.pipe()
@@ -186,10 +279,24 @@ def _without_plumbing() -> Iterator[None]:
     os.close(writing)
 
     def pass_on() -> None:
+        held: list[bytes] = []  # a traceback, until it is known of what; several processes may write theirs at once
+
+        def let_go() -> None:
+            if not any(line.startswith(b"KeyboardInterrupt") for line in held):
+                out.write(b"".join(held))
+            held.clear()
+
         with os.fdopen(reading, "rb") as lines, os.fdopen(os.dup(terminal), "wb", buffering=0) as out:
             for line in lines:
-                if b" - dagster - DEBUG - " not in line:
+                if b" - dagster - DEBUG - " in line:
+                    continue
+                if SHORT_LINE.match(line):
+                    let_go()
+                if held or line.startswith(b"Traceback (most recent call last)"):
+                    held.append(line)
+                else:
                     out.write(line)
+            let_go()
 
     thread = threading.Thread(target=pass_on, daemon=True)
     thread.start()

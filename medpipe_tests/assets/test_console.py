@@ -6,7 +6,7 @@ import dagster as dg
 import pytest
 
 from medpipe.assets.console import console
-from medpipe.errors import MedpipeError
+from medpipe.errors import MedpipeError, SourceUnreachable
 
 
 def shown(assets: list[dg.AssetsDefinition], capsys: pytest.CaptureFixture[str]) -> list[str]:
@@ -28,6 +28,24 @@ def test_a_job_that_speaks_is_one_short_line(capsys: pytest.CaptureFixture[str])
     assert "models/planner         18/36 loss 2.310" in lines
     assert "models/planner         ! one row was left out" in lines
     assert all(len(line) < 120 for line in lines)
+
+
+def test_a_message_holds_nothing_that_a_terminal_would_obey(capsys: pytest.CaptureFixture[str]) -> None:
+    @dg.asset(key=["sources", "custom"])
+    def custom(context: dg.AssetExecutionContext) -> None:
+        context.log.warning("row 3 \x1b[2J is left out")
+
+    assert "sources/custom         ! row 3 \\x1b[2J is left out" in shown([custom], capsys)
+
+
+def test_every_kind_of_message_for_the_user_is_shown_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    @dg.asset(key=["sources", "custom"])
+    def custom() -> None:
+        raise SourceUnreachable(got="no answer", expected="a file", where="hub", do="try again")
+
+    lines = shown([custom], capsys)
+    assert "sources/custom         !! got no answer, expected a file, in hub: try again" in lines
+    assert not any("Stack Trace" in line for line in lines)
 
 
 @pytest.mark.parametrize("failed", [False, True])
