@@ -45,7 +45,7 @@ def run(job: Job) -> Outcome:
     Raises:
         MedpipeError: no row is left, or the funnel does not add up.
     """
-    folders = [job.inputs[f"sources/{name}"] for name in ORDER if f"sources/{name}" in job.inputs]
+    folders = {name: job.inputs[f"sources/{name}"] for name in ORDER if f"sources/{name}" in job.inputs}
     known = store.read_json(job.inputs[BENCHMARKS] / "benchmarks.json")
     items = Items.of(store.read_examples(job.inputs[BENCHMARKS]))
     sides = own_rows.asked_sides(job.inputs[f"sources/{own_rows.SOURCE}"])
@@ -58,8 +58,8 @@ def run(job: Job) -> Outcome:
             own.dropped(dropped)
 
         funnel = Funnel(job.settings.corpus, job.settings.seed, items, job.scratch, drop, sides)
-        for folder in folders:
-            funnel.pour(_told(store.iter_examples(folder), job, folder.name))
+        for name, folder in folders.items():
+            funnel.pour(_told(store.iter_examples(folder), job, name))
         job.report.log("looking for near duplicates")
         written = _write(funnel.kept(), job.out, own)
     own.tell(job.report)
@@ -70,7 +70,7 @@ def run(job: Job) -> Outcome:
             got=f"an empty corpus (0 of {came} rows left)", expected="at least one row", where="corpus/clean",
             do="add synthetic to corpus.use, put rows into data/custom, or set MEDPIPE_MIRROR",
         )  # fmt: skip
-    library = _write_library(folders, items, job.out)
+    library = _write_library(folders.values(), items, job.out)
     matches = [
         {"source": source, "row": id, "benchmark": match.benchmark, "item": match.item, "how": match.how, "words": clip(match.words, 200)}
         for source, id, match in funnel.matches
@@ -152,7 +152,7 @@ def _write(kept: Iterable[Kept], out: Path, own: own_rows.OwnRows) -> _Written:
     return written
 
 
-def _write_library(folders: list[Path], items: Items, out: Path) -> int:
+def _write_library(folders: Iterable[Path], items: Items, out: Path) -> int:
     """Pass the sources' passages on, but for those that show a benchmark's question; returns their number."""
     passages = list(chain.from_iterable(store.iter_jsonl(folder / LIBRARY) for folder in folders))
     as_rows = [

@@ -65,11 +65,12 @@ def test_no_key_stands_on_two_sides(rows: list[QAExample], seed: int) -> None:
 def test_no_key_stands_on_two_sides_where_a_users_rows_ask_for_one(rows: list[QAExample], asked: dict[str, Part], seed: int) -> None:
     """One side a focus, as reading leaves it; a row that can't have its side is told why, and has it otherwise."""
     groups = linked(rows, seed)
-    askers = [(row(focus=focus), side) for focus, side in asked.items()]
+    askers: list[tuple[QAExample, Part | None]] = [(row(focus=focus), side) for focus, side in asked.items()]
     for each, side in askers:
         groups.link(each, side)
     sides: dict[str, set[Part]] = defaultdict(set)
-    for each, side in [*((each, None) for each in rows), *askers]:
+    silent: list[tuple[QAExample, Part | None]] = [(each, None) for each in rows]
+    for each, side in [*silent, *askers]:
         if groups.conflict(each.source, keys(each), side):
             assert side or each.source == "medquad"
             continue
