@@ -49,6 +49,7 @@ class InputsChanged(dg.AutomationCondition[dg.AssetKey]):
     Dagster's own `data_version_changed` compares with the last look: what changed while the asset was being made would be lost, and
     a run of the whole graph would be followed by a second one. This compares with what the asset really read, and remembers the
     versions for which it was asked for, so that a run that failed is not asked for again. At the first look nothing has changed.
+    All that it uses is exported by Dagster's public API; only the sensor's `use_user_code_server`, below, is marked as beta.
     """
 
     @property

@@ -9,11 +9,13 @@ from typing import Any
 
 import dagster as dg
 
+from medpipe.evaluation.benchmarks import BENCHMARKS
 from medpipe.schema import Manifest, Ref
 
 HANDED_OVER = dg.DagsterType(lambda _, value: isinstance(value, Ref), "Ref", description="a finished folder and the hash of its content")
 """Type of what one asset hands to the next."""
 
+MOST_PICTURE_BYTES = 200_000
 Spec = tuple[str, str, bool]  # name, description, blocking
 
 DATA = ("schema_and_ranges", "rows have the right columns, lengths and values (Great Expectations)", True)
@@ -67,6 +69,15 @@ CHECKS: dict[str, tuple[Spec, ...]] = {
         )
         for name in ("maporl_team", "agent_rl")
     },
+    **{
+        f"evaluation/{name}": (
+            ("available", "the benchmark could be had", False),
+            ("above_chance", "the best trained system's interval lies above chance", False),
+            ("answers_parsed", "at most 5% of a system's answers settle on nothing", False),
+        )
+        for name in BENCHMARKS
+    },
+    "release/champion": (("no_regression", "on no benchmark is the team shown to be worse than the champion", False),),
 }
 """The checks of each asset; a blocking one stops everything downstream when it fails."""
 
@@ -110,11 +121,17 @@ def _value(folder: Path, value: Any) -> Any:
     if "markdown" in value:
         return dg.MetadataValue.md(value["markdown"])
     if "image" in value:
-        data = base64.b64encode((folder / value["image"]).read_bytes()).decode()
-        return dg.MetadataValue.md(f"![{value.get('alt', '')}](data:image/png;base64,{data})")
+        return _picture(folder / value["image"], value.get("alt", ""))
     if "file" in value:
         return dg.MetadataValue.path(str(folder / value["file"]))
     return dg.MetadataValue.json(dict(value))
+
+
+def _picture(path: Path, alt: str) -> Any:
+    """The picture itself, or where it lies: what stands in metadata is kept in Dagster's event log for good, once for each making."""
+    if path.stat().st_size > MOST_PICTURE_BYTES:
+        return dg.MetadataValue.path(str(path))
+    return dg.MetadataValue.md(f"![{alt}](data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()})")
 
 
 def _table(rows: list[dict[str, Any]]) -> Any:
