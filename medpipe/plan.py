@@ -3,9 +3,11 @@
     show(plan(load_profile("quickstart")))
 
 Rows and their tokens come from the finished splits and base where they are there, counted on a sample of real training rows; until
-then the settings' limits are told, as upper bounds. Time is an estimate: FLOPs over what this machine multiplies now, of which
-EFFICIENCY says the share that each kind of work reaches. No run of another profile has a part in it. Left out: evaluation, a
-learned verifier, and what quantised weights cost in time.
+then the settings' limits are told, as upper bounds. Time is foretold from a finished training of the same kind in this outputs folder,
+on the same kind of device, with a model of comparable size: by the FLOP/s that it reached. Where there is none, the time is unknown,
+and what is told is how long the same FLOPs would take at the device's matmul peak, which nothing reaches. For another machine
+(`medpipe aws cost`) the share of the peak is assumed: EFFICIENCY. Left out: evaluation, a learned verifier, and what quantised weights
+cost in time.
 """
 
 from __future__ import annotations
@@ -20,17 +22,20 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from pydantic import ValidationError
+
 from medpipe import store
 from medpipe.config import Settings
-from medpipe.launch.devices import Machine, Place, place_role, place_team
+from medpipe.launch.devices import Machine, Place, gpu_problem, place_role, place_team
 from medpipe.models.base import PROBE
 from medpipe.schema import LEARNERS, ROLES, Learner, speaker_of
 from medpipe.training import meter
 from medpipe.training.meter import PUBLISHED, Dims, Lora
 
 EFFICIENCY = {"cpu": {"reading": 0.4, "learning": 0.25, "drawing": 0.1}, "cuda": {"reading": 0.2, "learning": 0.2, "drawing": 0.02}}
-"""Share of the matmul peak that each kind of work reaches. CPU: measured once, SmolLM2-135M in fp32 on a shared core, 16 rows of 400
-tokens read, turns of 25 learned, 48 messages drawn. GPU: assumed, not measured; drawing waits for memory and hangs on the batch."""
+"""Share of the matmul peak that each kind of work is assumed to reach on another machine. CPU: measured once, SmolLM2-135M in fp32 on a
+shared core, 16 rows of 400 tokens read, turns of 25 learned, 48 messages drawn. GPU: not measured; drawing waits for memory and hangs on
+the batch."""
 PROCESS_MIB = 550
 """What a training process holds before it has a model: Python, torch, transformers (measured on Linux, CPU build of torch)."""
 ALLOCATOR = 0.8
@@ -40,6 +45,10 @@ CHECKPOINTS = 3  # two are kept while the third is written; weights and two mome
 FRAME = 6  # tokens of a turn besides its message: its header, its end, a line's end
 SAMPLE = 32  # rows
 TEAM, LONE = "models/maporl_team", "models/agent_rl"
+STATS = "training_stats.json"
+COMPARABLE = 2.0
+"""A model is of comparable size with up to so many times the parameters of another: small ones spend their time on other things than
+large ones, and reach another share of the peak."""
 UNKNOWN = "unknown until models/base is made"
 
 
@@ -70,9 +79,11 @@ class Part:
     tokens: float  # read and learned, or drawn; without padding
     basis: str  # where rows and tokens are from
     flops: Mapping[str, float]  # by kind of work, the keys of EFFICIENCY
-    seconds: float | None
+    seconds: float | None  # None: unknown
+    at_peak: float | None  # seconds that the same FLOPs take at the matmul peak
     disk_mib: float  # while it runs, checkpoints included
     made: str = ""  # what the finished training of the same model says of itself
+    speed: float | None = None  # FLOP/s of the finished training that `seconds` is from
 
     @property
     def memory_mib(self) -> float:
@@ -99,7 +110,7 @@ def plan(settings: Settings, measure: bool = True, seconds: float = 1.0, machine
     """Estimate a profile on this machine, or on another.
 
     Args:
-        measure: measure the matmul peak of each device used; without it no time is told.
+        measure: measure the matmul peak of each device used.
         seconds: how long each measurement takes.
         machine: another one, of which nothing is measured; its disk stays unknown.
     """
@@ -113,9 +124,16 @@ def plan(settings: Settings, measure: bool = True, seconds: float = 1.0, machine
         return begun
     tuned = [_fine_tuning(settings, dims, place, learners, peaks) for place, learners in together.items()]
     parts = [*tuned, *(_co_training(settings, dims, place_team(settings, machine), name, peaks) for name in (TEAM, LONE))]
+    parts = [_foretold(settings, dims, part, peaks) if machine is None else _assumed(part, peaks) for part in parts]
     base_mib = dims.parameters * (2 if settings.model.kind == "hub" else 4) / meter.MIB
     free = shutil.disk_usage(_nearest(settings.outputs)).free / meter.MIB
     warnings = _warnings(settings, dims, parts, machine)
+    if measure and machine is None:
+        warnings += [
+            f"the matmul peak of {place.pool} could not be measured, as other processes use this machine: plan again when it is idle"
+            for place in together if place.pool not in peaks
+        ]  # fmt: skip
+        warnings += [problem for problem in (gpu_problem(),) if problem]
     if (needed := base_mib + sum(part.disk_mib for part in parts)) > free and not machine:
         warnings.append(f"about {needed:,.0f} MiB of disk are needed, {free:,.0f} MiB are free: set paths.outputs")
     return replace(begun, parts=tuple(parts), base_mib=base_mib, free_mib=free, warnings=tuple(warnings))
@@ -233,12 +251,60 @@ def _part(
     }  # fmt: skip
     if place.gpu is None:
         held |= {"allocator": ALLOCATOR * (memory["activations"] + memory["logits"]), "process": PROCESS_MIB}
-    share, peak = EFFICIENCY["cpu" if place.gpu is None else "cuda"], peaks.get(place.pool)
-    seconds = sum(count / (peak * share[kind]) for kind, count in flops.items()) if peak else None
+    peak = peaks.get(place.pool)
     trainable = learners * dims.lora_parameters(_lora(settings))
     return Part(
-        name, place, trainable, dims.parameters, held, steps, tokens, basis, flops, seconds, own * (1 + 3 * CHECKPOINTS), made
+        name, place, trainable, dims.parameters, held, steps, tokens, basis, flops, None, sum(flops.values()) / peak if peak else None,
+        own * (1 + 3 * CHECKPOINTS), made,
     )  # fmt: skip
+
+
+# --- time
+
+
+def _assumed(part: Part, peaks: Mapping[str, float]) -> Part:
+    """The part with its time on another machine, by the share of the peak that each kind of work is assumed to reach."""
+    share, peak = EFFICIENCY["cpu" if part.place.gpu is None else "cuda"], peaks[part.place.pool]
+    return replace(part, seconds=sum(count / (peak * share[kind]) for kind, count in part.flops.items()))
+
+
+def _foretold(settings: Settings, dims: Dims, part: Part, peaks: Mapping[str, float]) -> Part:
+    """The part with its time here, if a finished training tells how fast this machine is at such work."""
+    finished = [name for name in part.name.split(", ") if (settings.outputs / name / STATS).is_file()]
+    if not finished or settings.aws.launcher != "local":  # a job's results tell of its own machine
+        return part
+    name = finished[0]
+    stats, then = store.read_json(settings.outputs / name / STATS), _settings_then(settings, name)
+    done, tokens = dimensions(then)[0] if then else None, stats.get("tokens", stats.get("drawn_tokens", 0))
+    now = {"fp32": "float32", "bf16": "bfloat16"}[_precision(settings, part.place)]
+    if (
+        then is None or done is None or not 1 / COMPARABLE <= done.parameters / dims.parameters <= COMPARABLE
+        or str(stats.get("device")).partition(":")[0] != ("cpu" if part.place.gpu is None else "cuda") or stats.get("precision") != now
+        or then.training.adapter != settings.training.adapter or not tokens or not stats.get("seconds")
+    ):  # fmt: skip
+        return part
+    if name in (TEAM, LONE):
+        was = _co_training(then, done, part.place, name, peaks)
+    else:  # who learned in the same pass tells the same time
+        told = [one for one in finished if store.read_json(settings.outputs / one / STATS)["seconds"] == stats["seconds"]]
+        was = _fine_tuning(then, done, part.place, [one for one in LEARNERS if f"models/{one}" in told], peaks)
+    speed = sum(was.flops.values()) * tokens / was.tokens / stats["seconds"]
+    return replace(part, seconds=sum(part.flops.values()) / speed, speed=speed)
+
+
+def _settings_then(settings: Settings, name: str) -> Settings | None:
+    """The settings with those that a finished training was made with; None where its manifest is gone or of another version."""
+    adapters = {TEAM: "models/planner", LONE: "models/agent"}.get(name, name)  # a co-training goes on with what these were made with
+    manifests = [store.read_manifest(settings.outputs / one) for one in (adapters, name)]
+    if None in manifests:
+        return None
+    known = settings.model_dump(mode="json")
+    for manifest in manifests:
+        known |= {section: values for section, values in manifest.settings.items() if section in known} if manifest else {}
+    try:
+        return Settings.model_validate(known)
+    except ValidationError:
+        return None
 
 
 def _lora(settings: Settings) -> Lora:
@@ -274,7 +340,8 @@ def _peaks(settings: Settings, places: Mapping[Place, Any], seconds: float) -> d
     for place in places:
         device = "cpu" if place.gpu is None else place.pool.replace("gpu_", "cuda:")
         dtype = torch.bfloat16 if _precision(settings, place) == "bf16" else torch.float32
-        found[place.pool] = meter.matmul_peak(device, dtype, seconds)
+        if peak := meter.matmul_peak(device, dtype, seconds):
+            found[place.pool] = peak
     return found
 
 
@@ -320,7 +387,7 @@ def _made(settings: Settings, name: str) -> Path | None:
 def _told(settings: Settings, name: str) -> str:
     """Time and memory that a finished training wrote down."""
     folder = _made(settings, name)
-    stats = store.read_json(folder / "training_stats.json") if folder else {}
+    stats = store.read_json(folder / STATS) if folder else {}
     memory = f", {stats['peak_memory_mib']:,} MiB" if "peak_memory_mib" in stats else ""
     return f"{_time(stats['seconds'])}{memory}" if stats else ""
 
@@ -342,15 +409,14 @@ def show(found: Plan) -> None:
     size = f"{found.dims.parameters / 1e6:,.1f} M parameters, {found.dims.layers} layers, from " if found.dims else ""
     console.print(f"profile {found.profile}: {found.model}, {size}{found.origin}", markup=False)
     for pool, peak in found.peaks.items():
-        shares = ", ".join(f"{share:.0%} in {kind}" for kind, share in EFFICIENCY["cuda" if pool.startswith("gpu") else "cpu"].items())
-        console.print(f"{pool}: matmul peak {peak / 1e9:,.0f} GFLOP/s, of which are counted on: {shares}")
+        console.print(f"{pool}: matmul peak {peak / 1e9:,.0f} GFLOP/s")
     if found.parts:
         table = Table("", *(part.name.replace("models/", "") for part in found.parts), title="Estimates")
         for name, cells in _cells(found.parts).items():
             table.add_row(name, *cells)
         console.print(table)
         for part in found.parts:
-            console.print(f"{part.name}: tokens {part.basis}")
+            console.print(f"{part.name}: tokens {part.basis}; {_timed(part, found.peaks.get(part.place.pool))}")
         whole = found.base_mib + sum(part.disk_mib for part in found.parts)
         console.print(f"disk: about {whole:,.0f} MiB with models/base ({found.base_mib:,.0f} MiB), {found.free_mib:,.0f} MiB are free")
     for warning in found.warnings:
@@ -368,9 +434,19 @@ def _cells(parts: Sequence[Part]) -> dict[str, list[str]]:
         "steps": [f"{part.steps:,}" for part in parts],
         "tokens": [f"{part.tokens:,.0f}" for part in parts],
         "time": [_time(part.seconds) for part in parts],
+        "  at the peak": [_time(part.at_peak) for part in parts],
         "disk": [f"{part.disk_mib:,.0f} MiB" for part in parts],
         "when last made": [part.made or "not yet" for part in parts],
     }
+
+
+def _timed(part: Part, peak: float | None) -> str:
+    """Where the time is from, or why it is unknown."""
+    if part.speed is None:
+        return "time unknown, as no model of about this size was trained so on this machine yet; it takes longer than at the peak"
+    share = meter.utilisation(part.speed, peak)
+    told = f", {share:.0%} of the peak" if share else ", more than the peak measured now, which was none" if peak else ""
+    return f"time by the {part.speed / 1e9:,.1f} GFLOP/s of the finished training{told}"
 
 
 def _time(seconds: float | None) -> str:

@@ -35,16 +35,19 @@ def _no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 
 
-def finish(settings: Settings, name: str, folder: Path | None, stats: Mapping[str, Any] | None = None, created: str = "") -> None:
-    """Put a folder where the graph would have published it."""
+def finish(
+    settings: Settings, name: str, folder: Path | None, stats: Mapping[str, Any] | None = None, created: str = "", **older: Any
+) -> None:  # fmt: skip
+    """Publish a folder, or what was finished there before, as the graph does."""
     final = settings.outputs / name
-    if folder:
-        shutil.copytree(folder, final)
+    partial = final.with_name(f".{final.name}.partial")
+    partial.mkdir(parents=True)
+    if source := folder or (final if final.is_dir() else None):
+        shutil.copytree(source, partial, dirs_exist_ok=True)
     if stats:
-        store.write_json(final / "training_stats.json", stats)
-    used = {section: settings.model_dump(mode="json")[section] for section in ("model", "training", "team")}
-    manifest = Manifest(task="base", fingerprint="f", sha256="s", files={}, settings=used, created_at=created)
-    store.write_json(final / "manifest.json", manifest.model_dump(mode="json"))
+        store.write_json(partial / "training_stats.json", stats)
+    used = {section: settings.model_dump(mode="json")[section] for section in ("model", "training", "team")} | older
+    store.publish(partial, final, Manifest(task="base", fingerprint="f", sha256="s", files={}, settings=used, created_at=created))
 
 
 def parts(settings: Settings, **how: Any) -> dict[str, Part]:
@@ -97,27 +100,72 @@ def test_steps_and_tokens_are_those_of_the_lessons_that_a_training_makes(
     assert tuned.steps == len(sft.optimizer_steps(lessons, 8, 2, "0"))
 
 
-def test_time_is_flops_over_what_this_machine_multiplies_and_the_share_that_each_kind_of_work_reaches(
-    changed: Changed, one_thread: None
+def finish_training(settings: Settings, tiny_base: Path, tiny_splits: dict[str, Path], seconds: float, **stats: Any) -> None:
+    """All learners, as one pass on this CPU leaves them: what they learned from, and how long it took."""
+    finish(settings, "models/base", tiny_base)
+    finish(settings, "splits/train", tiny_splits["splits/train"])
+    tokens = parts(settings)[TUNED].tokens
+    told = {"seconds": seconds, "tokens": tokens, "device": "cpu", "precision": "float32", "peak_memory_mib": 777, **stats}
+    for learner in LEARNERS:
+        finish(settings, f"models/{learner}", None, told)
+
+
+def test_without_a_finished_training_the_time_is_unknown_and_the_peak_gives_the_least(changed: Changed, one_thread: None) -> None:
+    machine = plan(changed(), machine=Machine(0, 1e11, 0.0))
+    assert all(
+        part.seconds == pytest.approx(sum(f / (1e11 * EFFICIENCY["cpu"][k]) for k, f in part.flops.items())) for part in machine.parts
+    )
+    here = plan(changed(), seconds=0.05)
+    assert all(part.seconds is None and part.speed is None for part in here.parts)
+    for part in here.parts:
+        assert part.at_peak == (sum(part.flops.values()) / here.peaks["cpu"] if here.peaks else None)
+    assert here.peaks or any("could not be measured, as other processes use this machine" in line for line in here.warnings)
+
+
+def test_a_finished_training_of_the_same_model_tells_the_time_by_the_speed_that_it_reached(
+    changed: Changed, tiny_base: Path, tiny_splits: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = plan(changed(), seconds=0.05)
-    for part in found.parts:
-        told = sum(flops / (found.peaks["cpu"] * EFFICIENCY["cpu"][kind]) for kind, flops in part.flops.items())
-        assert part.seconds == pytest.approx(told)
-
-
-def test_what_was_trained_before_changes_no_estimate(changed: Changed, capsys: pytest.CaptureFixture[str]) -> None:
-    """A tiny model's training says nothing of how fast a larger one would be, least of all another profile's."""
-    machine = Machine(0, 1e11, 0.0)
-    fresh = [plan(changed(name), machine=machine) for name in ("smoke", "local-qwen3")]
-    stats = {"role": "planner", "seconds": 4000.0, "tokens": 10, "device": "cpu", "peak_memory_mib": 777}
-    finish(changed(), "models/planner", None, stats)
-    later = [plan(changed(name), machine=machine) for name in ("smoke", "local-qwen3")]
-    assert [[part.seconds for part in one.parts] for one in later] == [[part.seconds for part in one.parts] for one in fresh]
-    assert [one.parts[0].made for one in later] == ["67 min, 777 MiB", ""]  # told of the very same model only, beside the estimate
-    show(later[0])
+    settings = changed(training__max_examples=24)
+    finish_training(settings, tiny_base, tiny_splits, 40.0)
+    found = parts(settings)
+    assert found[TUNED].seconds == pytest.approx(40.0)
+    longer = parts(changed(training__max_examples=24, training__epochs=5))[TUNED]
+    assert longer.seconds == pytest.approx(200.0)
+    assert found[TEAM].seconds is None, "fine-tuning does not tell how fast messages are drawn"
+    show(plan(settings, measure=False))
     printed = capsys.readouterr().out
-    assert "67 min, 777 MiB" in printed and "maporl_team" in printed and "agent_rl" in printed
+    assert "40 s, 777 MiB" in printed and "of the finished training" in printed
+    assert "models/maporl_team" in printed and "time unknown, as no model of about this size was trained so on this machine" in printed
+
+
+@pytest.mark.parametrize("different", [{"device": "cuda:0"}, {"precision": "bfloat16"}, {"seconds": 0.0}, {"tokens": 0}])
+def test_a_training_on_another_device_or_without_numbers_tells_no_time(
+    changed: Changed, tiny_base: Path, tiny_splits: dict[str, Path], different: dict[str, Any]
+) -> None:
+    settings = changed(training__max_examples=24)
+    finish_training(settings, tiny_base, tiny_splits, **{"seconds": 40.0, **different})
+    assert parts(settings)[TUNED].seconds is None
+
+
+@pytest.mark.parametrize("name", ["local-qwen3", "quickstart"])
+def test_a_tiny_models_training_foretells_nothing_of_a_larger_one(
+    changed: Changed, tiny_base: Path, tiny_splits: dict[str, Path], name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finish_training(changed(training__max_examples=24), tiny_base, tiny_splits, 40.0)
+    found = plan(changed(name), measure=False)
+    assert [(part.seconds, part.speed, part.made) for part in found.parts] == [(None, None, "")] * len(found.parts)
+    show(found)
+    assert " h" not in capsys.readouterr().out.split("time")[1].splitlines()[0]
+
+
+def test_a_training_of_another_version_of_the_settings_tells_no_time(
+    changed: Changed, tiny_base: Path, tiny_splits: dict[str, Path]
+) -> None:  # fmt: skip
+    settings = changed(training__max_examples=24)
+    finish_training(settings, tiny_base, tiny_splits, 40.0)
+    for learner in LEARNERS:
+        finish(settings, f"models/{learner}", None, training={"max_length": 8})
+    assert parts(settings)[TUNED].seconds is None
 
 
 def test_one_pass_for_all_learners_costs_less_than_whole_sequence_adapters(changed: Changed) -> None:
@@ -157,7 +205,7 @@ def test_more_layers_than_there_are_are_told(changed: Changed) -> None:
 
 
 def test_a_model_that_nobody_knows_is_not_guessed_at(changed: Changed, capsys: pytest.CaptureFixture[str]) -> None:
-    found = plan(changed(model__kind="hub", model__name="somebody/something"), measure=False)
+    found = plan(changed(model__kind="hub", model__name="somebody/something", model__revision="main"), measure=False)
     assert found.dims is None and found.parts == ()
     show(found)
     assert UNKNOWN in capsys.readouterr().out

@@ -23,6 +23,8 @@ FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 """`model_type`s whose layers are q, k, v, o and a gated MLP, with RMS norms."""
 SIDE = {"cpu": 1536, "cuda": 8192}
 """Side of the square matrices that are multiplied to find the peak: large enough to fill the device."""
+UNDISTURBED = 0.85
+"""Share of its cores that a process must have had for a sample to count: with all threads at work it is about 1."""
 QUANTISED = {"none": 0.0, "8bit": 1.0, "4bit": 0.516}
 """Bytes per weight of a quantised linear module: nf4 adds 8-bit scales for every 64 weights, themselves scaled."""
 LOGIT_COPIES = 4
@@ -144,23 +146,43 @@ def learn_flops(dims: Dims, lora: Lora, tokens: float, said: float) -> float:
     return each * (dims.matrices + passed + 3 * dims.lora_parameters(lora)) + 4.0 * dims.head * said
 
 
-def matmul_peak(device: str, dtype: torch.dtype, seconds: float = 1.0) -> float:
-    """The fastest of the matrix multiplications that this device does in so many seconds, FLOP/s."""
+def matmul_peak(device: str, dtype: torch.dtype, seconds: float = 1.0) -> float | None:
+    """The fastest of the matrix multiplications that this device does in so many seconds, FLOP/s; two of them at least.
+
+    On a CPU only those count during which this process had its cores: beside other work the best would still be no peak.
+
+    Returns:
+        None where other processes left none undisturbed.
+    """
     import torch
 
     kind = device.partition(":")[0]
-    side = SIDE[kind]
+    side, threads = SIDE[kind], torch.get_num_threads()
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     wait = torch.cuda.synchronize if kind == "cuda" else lambda: None
-    best, end, warm = float("inf"), time.perf_counter() + seconds, False
+    samples: list[tuple[float, float]] = []  # seconds, and the share of the cores that this process had meanwhile
     with torch.inference_mode():
-        while not warm or time.perf_counter() < end or best == float("inf"):
-            started = time.perf_counter()
+        torch.mm(left, right)  # the first one loads kernels
+        wait()
+        end = time.perf_counter() + seconds
+        while len(samples) < 2 or time.perf_counter() < end:
+            started, worked = time.perf_counter(), time.process_time()
             torch.mm(left, right)
             wait()
-            best = min(best, time.perf_counter() - started) if warm else best  # the first one loads kernels
-            warm = True
-    return 2.0 * side**3 / best
+            took = time.perf_counter() - started
+            samples.append((took, (time.process_time() - worked) / (took * threads)))
+    undisturbed = [took for took, share in samples if kind == "cuda" or share >= UNDISTURBED]
+    return 2.0 * side**3 / min(undisturbed) if undisturbed else None
+
+
+def utilisation(speed: float, peak: float | None) -> float | None:
+    """Share of the matmul peak that a work reached, 0 to 1; None where the peak is unknown or, being below the speed, was none.
+
+    Args:
+        speed: FLOP/s that the work reached.
+        peak: FLOP/s as `matmul_peak` measured it, at whatever else the machine did at that moment.
+    """
+    return speed / peak if peak and speed <= peak else None
 
 
 # --- memory, MiB; `element` is bytes of a number, 4 or 2
@@ -202,4 +224,6 @@ if __name__ == "__main__":
 
     chosen = sys.argv[1] if len(sys.argv) > 1 else "cpu"
     for number_format in (torch.float32, torch.bfloat16):
-        print(f"{chosen} {number_format}: {matmul_peak(chosen, number_format) / 1e9:,.0f} GFLOP/s")
+        found = matmul_peak(chosen, number_format)
+        told = f"{found / 1e9:,.0f} GFLOP/s" if found else "could not be measured beside the other processes of this machine"
+        print(f"{chosen} {number_format}: {told}")
