@@ -40,9 +40,8 @@ test-numeric: .venv/.ready-test            ## only tests whose numbers depend on
 constraints:            ## renew constraints.txt: the newest releases that pyproject.toml allows (then: make test)
 	$(PYTHON) scripts/constraints.py
 
-clean:            ## remove what runs made (not .venv)
-	@! grep -lsE '"state": "(intended|created)"' outputs/aws/jobs/*.json || { echo "these launches may have a job that runs and is paid for: medpipe aws stop --orphans first" >&2; exit 1; }
-	rm -rf outputs .dagster data/medxpert_*.jsonl data/dataset_summary.json
+clean: .venv/.ready            ## list results that nothing needs any more, and remove them if told to
+	@$(BIN)/medpipe clean --profile $(PROFILE)
 
 .venv/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v >= (3, 11) else f"got Python {v[0]}.{v[1]}, expected 3.11 or newer, in make setup: install it, or make PYTHON=python3.11 setup")'

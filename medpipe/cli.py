@@ -135,6 +135,33 @@ def rollback(
 
 
 @app.command()
+def clean(
+    profile: ProfileOption = DEFAULT_PROFILE,
+    everything: Annotated[bool, typer.Option("--all", help="also what is shown or handed on; never what a registry names")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="remove what is listed without asking")] = False,
+    overrides: SetOption = [],  # noqa: B006
+) -> None:
+    """List results that nothing needs any more, and how much they take; remove them when told to."""
+    from medpipe import tidy
+
+    settings = load_profile(profile, dict(parse_override(text) for text in overrides))
+    found = tidy.removable(settings, everything)
+    for one in found:
+        print(f"{one.bytes / 2**20:10,.1f} MiB  {visible(os.path.relpath(one.path))}  ({one.why})")
+    if not found:
+        print(f"Nothing in {settings.outputs} can go: every result there is shown, handed on, or named by a registry.")
+        return
+    print(f"{sum(one.bytes for one in found) / 2**20:10,.1f} MiB  in all")
+    if not yes and not (sys.stdin.isatty() and typer.confirm("Remove them?", default=False)):
+        print("Nothing was removed. To remove them: the same command with --yes")
+        return
+    busy = tidy.remove(found)
+    tidy.forget_what_is_gone(settings.outputs)
+    for one in busy:
+        print(f"{one.path} stays: a run is making it", file=sys.stderr)
+
+
+@app.command()
 def tune(
     profile: ProfileOption = DEFAULT_PROFILE,
     trials: Annotated[int | None, typer.Option(min=1, help="of the whole study, those of earlier runs among them")] = None,
@@ -189,11 +216,12 @@ def ui(
     profile: ProfileOption = DEFAULT_PROFILE,
 ) -> None:
     """Open Dagster's page and MLflow's page side by side, on this machine only; Ctrl-C ends both."""
-    from medpipe.runner import require_outputs
+    from medpipe.runner import prepare, require_outputs
     from medpipe.tracking import alone_with_mlflow, mlflow_server, tracking_uri
 
     settings = load_profile(profile)
     require_outputs(settings.outputs)
+    prepare()
     with alone_with_mlflow(tracking_uri(settings), settings.outputs):
         pass  # its page would else make the database itself
     environment = {**os.environ, "DAGSTER_HOME": str(Path.cwd()), "MEDPIPE_PROFILE": profile, "MLFLOW_DISABLE_TELEMETRY": "true"}

@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from medpipe import NOTICE, store
+from medpipe import NOTICE, results, store
 from medpipe.config import Settings
 from medpipe.corpus.biomcp import CACHE, open_evidence
 from medpipe.corpus.evidence import Passage
@@ -90,15 +90,15 @@ def consult(
     usable, left_out = find(settings)
     way = choose(team, usable, left_out, settings)
     tell = say or (lambda text: None)
-    source = open_evidence(settings.outputs / TRAIN / "evidence", settings.team, settings.outputs / CACHE, tell)
+    source = open_evidence(newest(settings, TRAIN) / "evidence", settings.team, settings.outputs / CACHE, tell)
     device, used = _device(settings), _used(way, usable)
     models = _load({key: usable[key].folder for key in used}, settings, device)
     found = look_up(source, [question.row() for question in asked], settings.team)
     work = [Asked(q, passages, _is_cut(models, q, settings)) for q, passages in zip(asked, found, strict=True)]
     _play(models, way, used, settings, work, tell)
-    results = _results(settings, device, work, way, {key: usable[key].manifest for key in used}, left_out)
-    store.write_json(settings.outputs / RESULTS, results)
-    return results
+    told = _results(settings, device, work, way, {key: usable[key].manifest for key in used}, left_out)
+    store.write_json(settings.outputs / RESULTS, told)
+    return told
 
 
 def find(settings: Settings) -> tuple[dict[str, Finished], dict[str, str]]:
@@ -106,17 +106,27 @@ def find(settings: Settings) -> tuple[dict[str, Finished], dict[str, str]]:
     usable: dict[str, Finished] = {}
     left_out: dict[str, str] = {}
     for key in (BASE, *(f"models/{learner}" for learner in LEARNERS), TEAM):
-        folder = settings.outputs / key
-        manifest = store.read_manifest(folder)
+        folder = newest(settings, key)
+        try:
+            manifest = store.read_manifest(folder)
+        except store.DamagedManifest as error:
+            left_out[key] = str(error)
+            continue
         if manifest is None:
             continue
         one = Finished(folder, manifest)
-        reason = _unfit(one, settings) or ("" if key == BASE else _unfit_for(usable.get(BASE), one))
+        reason = _unfit(one, settings) or ("" if key == BASE else _unfit_for(usable.get(BASE), one)) or _older(one, usable)
         if reason:
             left_out[key] = reason
         else:
             usable[key] = one
     return usable, left_out
+
+
+def newest(settings: Settings, key: str) -> Path:
+    """The folder of what was handed on last under these settings; where there is none, of what was made last at all."""
+    ref = results.find_ref(settings, key)
+    return Path(ref.path) if ref and Path(ref.path).is_dir() else settings.outputs / key
 
 
 def choose(team: str, usable: Mapping[str, Finished], left_out: Mapping[str, str], settings: Settings) -> str:
@@ -150,12 +160,12 @@ def choose(team: str, usable: Mapping[str, Finished], left_out: Mapping[str, str
     )  # fmt: skip
 
 
-def as_text(results: Mapping[str, Any]) -> str:
+def as_text(told: Mapping[str, Any]) -> str:
     """The results for a person at a terminal: the notice first, each question with the last round's messages, the totals."""
-    summary = results["summary"]
-    lines = [results["notice"], "", f"Asked: {WAYS[results['team']]} (profile {results['profile']}, on {results['device']})."]
-    lines += [f"Not asked: {key}, {reason}." for key, reason in results["left_out"].items()]
-    for number, item in enumerate(results["questions"], 1):
+    summary = told["summary"]
+    lines = [told["notice"], "", f"Asked: {WAYS[told['team']]} (profile {told['profile']}, on {told['device']})."]
+    lines += [f"Not asked: {key}, {reason}." for key, reason in told["left_out"].items()]
+    for number, item in enumerate(told["questions"], 1):
         lines += ["", f"{number}. {_short(item['question'], 300)}"]
         lines += [f"   {_short(option, 100)} ({letter})" for letter, option in zip(LETTERS, item["options"], strict=False)]
         lines += ["   (the question was shortened)"] if item["question_cut"] else []
@@ -165,7 +175,7 @@ def as_text(results: Mapping[str, Any]) -> str:
     right = ", ".join(f"{role} {count}" for role, count in summary["right"].items())
     lines += ["", f"Right: {right}, of {summary['known']} multiple-choice questions with a known answer."] if summary["known"] else [""]
     unusable = f"{summary['messages']} messages, {summary['malformed']} of them can't be used"
-    lines += [f"{unusable}; {summary['tokens']} tokens in {summary['seconds']} s.", results["about"]]
+    lines += [f"{unusable}; {summary['tokens']} tokens in {summary['seconds']} s.", told["about"]]
     return "\n".join(lines)
 
 
@@ -220,7 +230,7 @@ def _unfit(one: Finished, settings: Settings) -> str:
     failed = [check.name for check in one.manifest.checks if check.severity == "error" and not check.passed]
     if failed:
         return f"its check {', '.join(failed)} failed"
-    damaged = [name for name in store.damaged_files(one.folder, one.manifest) if name in one.manifest.files]
+    damaged = results.damage(one.folder.resolve(), one.manifest)
     if damaged:
         return f"files missing or changed since it was made: {', '.join(damaged)}"
     made, wanted = one.manifest.settings["model"], settings.model.model_dump(mode="json")
@@ -232,6 +242,11 @@ def _unfit_for(base: Finished | None, one: Finished) -> str:
     if base is None:
         return f"its {BASE} can't be used or is not there"
     return "" if one.manifest.inputs.get(BASE) == base.manifest.sha256 else f"made on another {BASE} than the one that lies there"
+
+
+def _older(one: Finished, usable: Mapping[str, Finished]) -> str:
+    older = results.older_than(one.manifest, {key: other.manifest.sha256 for key, other in usable.items() if key != BASE})
+    return f"older than {', '.join(older)}, which it was made from: materialise it again" if older else ""
 
 
 def _device(settings: Settings) -> str:
@@ -251,7 +266,7 @@ def _device(settings: Settings) -> str:
 def _results(
     settings: Settings, device: str, work: Sequence[Asked], way: str, used: Mapping[str, Manifest], left_out: Mapping[str, str]
 ) -> dict[str, Any]:
-    train = store.read_manifest(settings.outputs / TRAIN)
+    train = store.read_manifest(newest(settings, TRAIN))
     inputs = {**used, **({TRAIN: train} if train else {})}
     items = [_item(one) for one in work]
     messages = [message for item in items for message in item["messages"]]

@@ -23,7 +23,7 @@ ASSETS = [
     corpus.clean,
     *corpus.splits,
     *models.model_assets(settings),
-    evaluation.evaluation_assets(settings),
+    *evaluation.evaluation_assets(settings),
     evaluation.report,
     release.champion,
     *tuning.tuning_assets(settings),

@@ -42,8 +42,10 @@ if TYPE_CHECKING:
 
 NAME = "medpipe_team"
 CHALLENGER, CHAMPION = "challenger", "champion"
-KEY, TEAM, BEFORE, ROLLED_BACK = "medpipe.key", "medpipe.team", "medpipe.champion_before", "medpipe.rolled_back"
-"""A version's tags: what was registered (team and scores), the team's content hash, who was champion before, when it was taken back."""
+KEY, TEAM, BASE = "medpipe.key", "medpipe.team", "medpipe.base"
+BEFORE, ROLLED_BACK = "medpipe.champion_before", "medpipe.rolled_back"
+"""A version's tags: what was registered (team and scores), the content hashes of team and base, who was champion before, when it was
+taken back."""
 SCORES, FOLDER, RULES = "scores.json", "team", "team.json"
 PACKAGE = Path(__file__).parent
 
@@ -55,6 +57,7 @@ class Version:
     number: str
     key: str
     team: str  # content hash of models/maporl_team
+    base: str  # content hash of models/base, which a version names and does not hold
     before: str  # number of the version that was champion before this one; empty: none, or never promoted
     rolled_back: bool
     run_id: str  # the run that holds its artefacts
@@ -163,7 +166,10 @@ def _versions(client: MlflowClient) -> list[Version]:
 
 def _version(found: Any) -> Version:
     tags = found.tags
-    return Version(str(found.version), tags.get(KEY, ""), tags.get(TEAM, ""), tags.get(BEFORE, ""), ROLLED_BACK in tags, found.run_id or "")
+    return Version(
+        str(found.version), tags.get(KEY, ""), tags.get(TEAM, ""), tags.get(BASE, ""), tags.get(BEFORE, ""), ROLLED_BACK in tags,
+        found.run_id or "",
+    )  # fmt: skip
 
 
 def _champion(client: MlflowClient) -> Version | None:
@@ -183,7 +189,8 @@ def _register(
         known = client.get_experiment_by_name(settings.tracking.experiment)
         place = None if mlflow_server(settings) else (settings.outputs / "mlflow_artifacts").resolve().as_uri()
         number = known.experiment_id if known else client.create_experiment(settings.tracking.experiment, artifact_location=place)
-        tags = {KEY: key, TEAM: team, "medpipe.profile": settings.name, "medpipe.notice": NOTICE}
+        base = store.read_manifest(inputs["models/base"])
+        tags = {KEY: key, TEAM: team, BASE: base.sha256 if base else "", "medpipe.profile": settings.name, "medpipe.notice": NOTICE}
         run = client.create_run(number, run_name=f"register {key[:8]}", tags=tags)
         client.log_artifacts(run.info.run_id, str(saved), FOLDER)
         client.log_text(run.info.run_id, json.dumps(scored, ensure_ascii=False), SCORES)

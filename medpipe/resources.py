@@ -16,11 +16,12 @@ from dagster import AssetExecutionContext
 from dagster._core.errors import DagsterExecutionInterruptedError
 from pydantic import Field
 
-from medpipe import store
+from medpipe import results, store
 from medpipe.assets.messages import WholeLines
 from medpipe.assets.present import to_checks, to_metadata
 from medpipe.aws.store import Store
 from medpipe.config import DEFAULT_PROFILE, Settings, load_profile, parse_override
+from medpipe.errors import MedpipeError
 from medpipe.kin import end_with_driver
 from medpipe.launch.devices import Place, place_light
 from medpipe.launch.order import Order, as_extras, command_of, standing_result, to_ref, worker_environment, write_order
@@ -78,28 +79,20 @@ class Launcher(dg.ConfigurableResource):
         hang_on_driver(context)
         settings = self.profile.settings()
         orders = [write_order(name, task, settings, dict(inputs), place, context.run_id, dict(extra or {})) for name in names]
-        found = {order.name: manifest for order in orders if (manifest := standing_result(order))}
-        for order in orders:
-            if standing := found.get(order.name):
-                context.log.info(f"{order.name} is unchanged: made {standing.created_at}, nothing to do")
-                store.export(Path(order.out), standing)
+        found = {order.name: manifest for order in orders if (manifest := standing_result(order, context.log.warning))}
+        for name, standing in found.items():
+            context.log.info(f"{name} is unchanged: made {standing.created_at}, nothing to do")
         wanted = [order for order in orders if order.name not in found]
         made = self._work(context, wanted[0].model_copy(update={"together": tuple(wanted[1:])}), place) if wanted else {}
+        for order in orders:
+            manifest = {**found, **made}[order.name]
+            results.show(settings.outputs, order.name, Path(order.out))
+            store.export(Path(order.out), manifest)
         return [_materialised(order, {**found, **made}[order.name], reused=order.name in found) for order in orders]
-
-    def standing(self, key: str) -> Ref:
-        """What lies finished in an asset's folder now; where there is nothing, a reference that says so."""
-        folder = self.profile.settings().outputs / key
-        manifest = store.read_manifest(folder)
-        if manifest is None:
-            return Ref(path=str(folder), sha256="", status="unreachable", reason="not materialised yet")
-        return Ref(path=str(folder), sha256=manifest.sha256, status=manifest.status, reason=manifest.reason)
 
     def _work(self, context: AssetExecutionContext, order: Order, place: Place) -> dict[str, Manifest]:
         environment = worker_environment(place)
-        with dg.open_pipes_session(
-            context, dg.PipesTempFileContextInjector(), WholeLines(), as_extras(order)
-        ) as session:
+        with dg.open_pipes_session(context, dg.PipesTempFileContextInjector(), WholeLines(), as_extras(order)) as session:
             process = subprocess.Popen(command_of(order), env={**os.environ, **environment, **session.get_bootstrap_env_vars()})
             try:
                 status = process.wait()
@@ -111,8 +104,6 @@ class Launcher(dg.ConfigurableResource):
                 except subprocess.TimeoutExpired:
                     process.kill()
                 raise
-        # Pipes now expects every output of the step; a benchmark that can't be had rightly yields none.
-        context.get_step_execution_context()._requires_typed_event_stream = False
         answer: dict[str, Any] = next(
             iter(session.get_custom_messages()), {"error": f"the worker ended with status {status} and said nothing"}
         )
@@ -146,11 +137,6 @@ def hang_on_driver(context: AssetExecutionContext) -> None:
         context.instance.add_run_tags(context.run_id, {OWNER_TAG: owner})
 
 
-def without_value(made: dg.MaterializeResult[Ref]) -> dg.MaterializeResult:
-    """The same result without its reference: what a step of several assets may yield."""
-    return dg.MaterializeResult(made.asset_key, made.metadata, made.check_results, made.data_version)
-
-
 class RefStore(dg.ConfigurableIOManager):
     """Hands small references from asset to asset as JSON: no pickle, and never "the latest in the folder".
 
@@ -162,35 +148,40 @@ class RefStore(dg.ConfigurableIOManager):
     def handle_output(self, context: dg.OutputContext, obj: Ref) -> None:
         """Keep the reference of a finished asset, and in the shared store its folder too."""
         key = "/".join(context.asset_key.path)
-        store.write_json(self._path(key), obj.model_dump())
+        results.write_ref(self.profile.settings().outputs, key, obj)
         manifest = store.read_manifest(Path(obj.path))
         if (shared := self._shared(context)) and manifest and manifest.sha256 == obj.sha256:
             context.log.info(f"kept in {shared.keep(key, Path(obj.path), manifest)}")
             shared.keep_ref(key, obj)
 
     def load_input(self, context: dg.InputContext) -> Ref:
-        """The reference of an upstream asset as it was last materialised; its folder is fetched where it is missing here."""
-        key = "/".join(context.asset_key.path)
-        path, shared = self._path(key), self._shared(context)
-        ref = Ref.model_validate_json(path.read_text(encoding="utf-8")) if path.is_file() else None
-        standing = store.read_manifest(Path(ref.path)) if ref else None
-        if shared is None or (ref and standing and standing.sha256 == ref.sha256):
-            found = ref
-        elif wanted := ref or shared.ref(key):
-            folder = self.profile.settings().outputs / key
+        """What an upstream asset handed on last under this run's settings; its folder is fetched where it is missing here."""
+        key, settings = "/".join(context.asset_key.path), self.profile.settings()
+        try:
+            ref = results.find_ref(settings, key)
+            standing = store.read_manifest(Path(ref.path)) if ref else None
+        except MedpipeError as error:
+            raise dg.Failure(f"{key}: {error}", allow_retries=False) from None
+        if ref and standing and standing.sha256 == ref.sha256:
+            return ref
+        shared = self._shared(context)
+        wanted = ref or next((one for one in shared.refs(key) if results.fits(one, settings)), None) if shared else None
+        if shared and wanted:
+            folder = settings.outputs / results.STORE / key / Path(wanted.path).name  # named after its fingerprint there too
             shared.fetch(key, wanted.sha256, folder)
+            results.show(settings.outputs, key, folder)
             found = wanted.model_copy(update={"path": str(folder)})
-            store.write_json(path, found.model_dump())
-        else:
-            found = None
-        if found is None:
-            places = f"{path} or {shared.where}" if shared else str(path)
-            raise dg.Failure(f"got no {key}, expected it at {places}: materialise {key} first (or select '*{key}')")
-        return found
+            results.write_ref(settings.outputs, key, found)
+            return found
+        if ref and shared is None:
+            return ref  # the worker tells what is wrong with its folder
+        other = results.other_settings(settings, key)
+        what = f"{key} made with other settings ({', '.join(other)})" if other else f"no {key}"
+        places = f"{settings.outputs} or {shared.where}" if shared else str(settings.outputs)
+        raise dg.Failure(
+            f"got {what}, expected one of this profile in {places}: materialise {key} first (or select '*{key}')", allow_retries=False
+        )
 
     def _shared(self, context: dg.OutputContext | dg.InputContext) -> Store | None:
         aws = self.profile.settings().aws
         return Store(aws.store, context.log.info, aws.kms_key, aws.region) if aws.store else None
-
-    def _path(self, key: str) -> Path:
-        return self.profile.settings().outputs / "refs" / f"{key}.json"

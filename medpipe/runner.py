@@ -28,6 +28,7 @@ import yaml
 from dagster._core.launcher import CheckRunHealthResult, WorkerStatus
 from dagster._core.scheduler.scheduler import DagsterDaemonScheduler
 from dagster._core.storage.tags import GRPC_INFO_TAG
+from filelock import FileLock
 
 from medpipe.assets.console import reason_of, was_interrupted
 from medpipe.config import Settings, load_profile, parse_override
@@ -108,9 +109,8 @@ def run_graph(profile: str, select: str, overrides: list[str]) -> Run:
         "resources": {"profile": {"config": {"name": profile, "overrides": overrides}}},
         "loggers": {"console": {"config": {"log_level": "INFO"}}},
     }
-    home = _home()
     require_outputs(settings.outputs)
-    _require_databases(home)
+    prepare()
     with dg.DagsterInstance.get() as instance:
         for run_id in free_dead_runs(instance):
             print(f"run {run_id[:8]} was killed before it ended: marked as failed, its slots are free again", file=sys.stderr)
@@ -122,6 +122,22 @@ def run_graph(profile: str, select: str, overrides: list[str]) -> Run:
     for text in _failures(result):  # said when it happened too, many lines above
         print(visible(text), file=sys.stderr)
     return _ended(result)
+
+
+def prepare() -> None:
+    """Make Dagster's databases where they are missing, one process at a time: two that make them at once leave tables half made.
+
+    Raises:
+        MedpipeError: the working directory is not the project's root, or a database is damaged.
+    """
+    home = _home()
+    _require_databases(home)
+    lock = home / ".dagster"
+    lock.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock / ".start.lock"), dg.DagsterInstance.get() as instance:
+        instance.get_runs_count()
+        instance.all_asset_keys()
+        instance.all_instigator_state()
 
 
 def _ended(result: dg.ExecutionResult) -> Run:

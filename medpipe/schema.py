@@ -85,12 +85,14 @@ class Ref(Frozen):
     """What one asset hands to the next: a finished folder and the hash of what lies in it.
 
     `status` is "unreachable" when a source could not be had: then the folder holds no rows and `reason` says why.
+    `scope` maps the settings sections that it depends on to their hashes (medpipe/results.py).
     """
 
     path: str
     sha256: str
     status: Literal["ok", "unreachable"] = "ok"
     reason: str = ""
+    scope: dict[str, str] = Field(default_factory=dict)
 
 
 class CheckResult(Frozen):
@@ -110,8 +112,8 @@ class Manifest(Frozen):
     """Written last into an output folder, so that its presence means success.
 
     `files` maps each file's relative path to its sha256; `fingerprint` is the hash of everything the folder was made
-    from (inputs, settings, code); `exports` maps a file's relative path to where its copy for people lies;
-    `metadata` is what a person wants to see on the asset's page.
+    from (inputs, settings, code, libraries); `seal` is the sha256 of all the rest (medpipe/store.py); `exports` maps a file's
+    relative path to where its copy for people lies; `metadata` is what a person wants to see on the asset's page.
     """
 
     task: str
@@ -130,3 +132,4 @@ class Manifest(Frozen):
     exports: dict[str, str] = Field(default_factory=dict)
     metadata: dict[str, Any] = Field(default_factory=dict)
     checks: tuple[CheckResult, ...] = ()
+    seal: str = ""

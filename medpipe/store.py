@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,12 @@ from medpipe.schema import Manifest, QAExample
 
 MANIFEST = "manifest.json"
 ROWS = "rows.jsonl"
+VOLATILE = ("metrics.jsonl", "training_logs.txt", "training_stats.json", "training_results.json", "timings.json", "plots/", "docs/")
+"""Files of a result that tell how it was made, not what it is: they carry times, so the content hash leaves them out."""
+
+
+class DamagedManifest(MedpipeError):
+    """A manifest that is not what was written: nothing that it says can be relied on."""
 
 
 @contextmanager
@@ -104,8 +110,7 @@ def sha256_file(path: Path) -> str:
 
 def hash_tree(folder: Path) -> dict[str, str]:
     """Relative path → sha256 of every file below a folder, but for its own manifest."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
-    return {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
+    return {name: sha256_file(folder / name) for name in _names(folder)}
 
 
 def hash_of_hashes(files: dict[str, str]) -> str:
@@ -113,40 +118,99 @@ def hash_of_hashes(files: dict[str, str]) -> str:
     return hashlib.sha256("".join(f"{name}\0{sha}\n" for name, sha in sorted(files.items())).encode()).hexdigest()
 
 
+def content_hash(files: Mapping[str, str]) -> str:
+    """Content hash of a result: over its files but for the VOLATILE ones."""
+    return hash_of_hashes({name: sha for name, sha in files.items() if not name.startswith(VOLATILE)})
+
+
+def seal_of(manifest: Manifest) -> str:
+    """sha256 over everything that a manifest says."""
+    said = json.dumps(manifest.model_dump(mode="json", exclude={"seal"}), sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(said.encode()).hexdigest()
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write a folder's manifest with its seal, atomically."""
+    sealed = manifest.model_copy(update={"seal": seal_of(manifest)})
+    write_json(folder / MANIFEST, sealed.model_dump(mode="json"))
+
+
 def read_manifest(folder: Path) -> Manifest | None:
-    """The manifest of a finished folder, or None where the folder is missing or was never finished."""
+    """The manifest of a finished folder, or None where the folder is missing or was never finished.
+
+    Raises:
+        DamagedManifest: it is not what was written.
+    """
     path = folder / MANIFEST
-    return Manifest.model_validate_json(path.read_text(encoding="utf-8")) if path.is_file() else None
+    try:
+        manifest = Manifest.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:  # JSON, UTF-8 and pydantic's all are
+        raise DamagedManifest(got="a manifest that can't be read", **_told(folder)) from error
+    if manifest.seal != seal_of(manifest):
+        raise DamagedManifest(got="a manifest that was altered after it was written", **_told(folder))
+    return manifest
 
 
-def damaged_files(folder: Path, manifest: Manifest) -> list[str]:
-    """Names of files that are missing or differ from what the manifest recorded."""
-    now = hash_tree(folder)
-    return sorted(name for name in manifest.files.keys() | now.keys() if manifest.files.get(name) != now.get(name))
+def damaged_files(folder: Path, manifest: Manifest, known: Mapping[str, str] | None = None) -> list[str]:
+    """Names of files that are missing or differ from what the manifest recorded. Files that it doesn't name are not looked at.
+
+    Args:
+        known: name → sha256 of files whose bytes need not be read again.
+    """
+    known = known or {}
+    return sorted(
+        name
+        for name, sha in manifest.files.items()
+        if known.get(name) != sha and not ((folder / name).is_file() and sha256_file(folder / name) == sha)
+    )
+
+
+def extra_files(folder: Path, manifest: Manifest) -> list[str]:
+    """Names of files in a finished folder that its manifest doesn't know: somebody put them there."""
+    return sorted(name for name in _names(folder) if name not in manifest.files)
 
 
 def publish(partial: Path, final: Path, manifest: Manifest) -> None:
     """Write the manifest into a finished partial folder, and put the folder in the place of `final`."""
-    write_json(partial / MANIFEST, manifest.model_dump(mode="json"))
+    write_manifest(partial, manifest)
     put_in_place(partial, final)
 
 
 def put_in_place(partial: Path, final: Path) -> None:
-    """Sync a finished folder, all of it, and rename it to `final`; what was there is gone afterwards."""
-    previous = final.with_name(f".{final.name}.previous")
+    """Sync a finished folder, all of it, and rename it to `final`.
+
+    What was there is gone afterwards, but for files that its manifest doesn't know: those are taken over. A process that is killed
+    between the two renames leaves `final` under another name; `recover` brings it back.
+    """
+    previous = _previous(final)
     try:
         _sync(partial)
         for path in partial.rglob("*"):
             _sync(path)
-        shutil.rmtree(previous, ignore_errors=True)
         final.parent.mkdir(parents=True, exist_ok=True)
         if final.exists():
+            shutil.rmtree(previous, ignore_errors=True)
             os.replace(final, previous)
         os.replace(partial, final)
         _sync(final.parent)
+        _keep_extras(previous, final)
     except OSError as error:
         raise _explain(error, final) from error
     shutil.rmtree(previous, ignore_errors=True)
+
+
+def recover(final: Path) -> None:
+    """Finish what `put_in_place` was killed in: either the old folder is back, or the new one has what was added to the old."""
+    previous = _previous(final)
+    if not previous.exists():
+        return
+    if final.exists():
+        _keep_extras(previous, final)
+        shutil.rmtree(previous, ignore_errors=True)
+    else:
+        os.replace(previous, final)
 
 
 def export(folder: Path, manifest: Manifest) -> None:
@@ -157,6 +221,38 @@ def export(folder: Path, manifest: Manifest) -> None:
             continue
         with atomic_path(place) as temporary:
             shutil.copyfile(folder / name, temporary)
+
+
+def _previous(final: Path) -> Path:
+    return final.with_name(f".{final.name}.previous")
+
+
+def _names(folder: Path) -> list[str]:
+    """Every file below a folder but its own manifest."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
+    return sorted(path.relative_to(folder).as_posix() for path in files)
+
+
+def _keep_extras(previous: Path, final: Path) -> None:
+    """Move files that a person added to a result into the one that takes its place; its own files are never overwritten."""
+    try:
+        own = read_manifest(previous)
+    except DamagedManifest:
+        own = None
+    if own is None:  # a partial folder, or one whose manifest can't tell what is extra: only what the new one lacks
+        own = read_manifest(final)
+    for name in extra_files(previous, own) if own and previous.exists() else ():
+        if not (final / name).exists():
+            (final / name).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(previous / name, final / name)
+
+
+def _told(folder: Path) -> dict[str, str]:
+    return {
+        "expected": "the manifest that its making wrote",
+        "where": str(folder / MANIFEST),
+        "do": "materialise it again: it is made anew",
+    }
 
 
 @contextmanager

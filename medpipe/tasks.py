@@ -1,22 +1,33 @@
 """The table of work: which function makes which asset, and what its result depends on.
 
-An asset's fingerprint is the hash of its inputs' content, the settings sections named here, and the source code of the
-modules named here. While the fingerprint stands and its files are whole, the asset is reused instead of made again.
+An asset's fingerprint is the hash of its inputs' content, the settings sections named here, the seed, the code of the module that
+makes it and of all modules that this one imports, and the versions of the libraries that they compute with. While the fingerprint
+stands and its files are whole, the asset is reused instead of made again. Comments and docstrings are not code.
 """
 
 from __future__ import annotations
 
+import ast
 import hashlib
-from collections.abc import Mapping
+import io
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import import_module
+from importlib import import_module, metadata
 from pathlib import Path
 
 from medpipe.config import Settings, digest
 from medpipe.job import Job, Outcome
 
 PACKAGE = Path(__file__).parent
+NO_CONTENT = ("__init__.py", "config.py", "errors.py", "job.py", "evaluation/plots.py", "evaluation/team_plots.py", "corpus/plots.py")
+"""Imported, and yet of no influence on what a result is: settings count by their values, messages and pictures don't."""
+LIBRARIES = {
+    "accelerate": "accelerate", "bm25s": "bm25s", "datasets": "datasets", "ftfy": "ftfy", "langgraph": "langgraph", "numpy": "numpy",
+    "pandas": "pandas", "peft": "peft", "rensa": "rensa", "safetensors": "safetensors", "sentence_transformers": "sentence-transformers",
+    "tokenizers": "tokenizers", "torch": "torch", "transformers": "transformers",
+}  # fmt: skip
+"""Libraries whose version counts: module → distribution."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +36,10 @@ class Task:
 
     run: str
     sections: tuple[str, ...]
-    code: tuple[str, ...]  # modules or folders below medpipe/ besides the one that holds `run`
+    code: tuple[str, ...] = ()  # files or folders below medpipe/ that count besides what the module imports
     joint: bool = False  # `run` takes {name: job} and gives {name: outcome}: several assets in one pass
+    makes: tuple[str, ...] = ()  # files without which a result is none
+    shows: bool = False  # it shows results, and says which are older than what they were made from; others refuse such
 
     def __call__(self, jobs: Mapping[str, Job]) -> dict[str, Outcome]:
         """Import the function and do the work of these assets, keyed by their names."""
@@ -34,75 +47,132 @@ class Task:
         run = getattr(import_module(module), function)
         return run(jobs) if self.joint else {name: run(job) for name, job in jobs.items()}
 
+    @property
+    def file(self) -> str:
+        """The module that holds `run`, below medpipe/."""
+        return self.run.partition(":")[0].removeprefix("medpipe.").replace(".", "/") + ".py"
+
+    def version(self) -> str:
+        """Hash of the code and the libraries that this work is done with."""
+        files = modules_of((self.file, *self.code))
+        return digest({"code": code_hash(files), "libraries": dict(libraries_of(files))})
+
     def fingerprint(self, settings: Settings, inputs: dict[str, str], **extra: str) -> str:
         """Hash of everything the result depends on; `inputs` maps each input's key to its content hash."""
         chosen = {section: getattr(settings, section).model_dump(mode="json") for section in self.sections}
-        module = self.run.partition(":")[0].removeprefix("medpipe.").replace(".", "/") + ".py"
-        code = code_hash((module, "__init__.py", "schema.py", "store.py", *self.code))
-        return digest({"seed": settings.seed, "settings": chosen, "inputs": inputs, "code": code, "extra": extra})
+        return digest({"seed": settings.seed, "settings": chosen, "inputs": inputs, "version": self.version(), "extra": extra})
 
 
 @lru_cache
-def code_hash(names: tuple[str, ...]) -> str:
-    """sha256 over the files named, each a file or a folder (its Python files) below medpipe/."""
-    total = hashlib.sha256()
-    for name in sorted(set(names)):
+def modules_of(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The files below medpipe/ that these files or folders are, and all that they import, also within functions."""
+    todo, found = [], set[str]()
+    for name in names:
         path = PACKAGE / name
-        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            total.update(file.relative_to(PACKAGE).as_posix().encode() + b"\0" + file.read_bytes())
-    return total.hexdigest()
+        todo += [file.relative_to(PACKAGE).as_posix() for file in path.rglob("*.py")] if path.is_dir() else [name]
+    while todo:
+        if (name := todo.pop()) not in found and name not in NO_CONTENT:
+            found.add(name)
+            todo += [file for dotted in _read(name)[0] if dotted.startswith("medpipe.") and (file := _file(dotted))]
+    return tuple(sorted(found))
 
 
-PEOPLE = (
-    "answers.py", "roles.py", "corpus/evidence.py", "corpus/retrieval.py", "corpus/groups.py", "corpus/shingles.py", "corpus/text.py",
-    "minilm.py", "models", "team",
-)  # fmt: skip
-"""Code on which every task depends that lets the four roles speak."""
+@lru_cache
+def code_hash(files: tuple[str, ...]) -> str:
+    """sha256 over the code of these files, without comments, docstrings and blank lines."""
+    return hashlib.sha256("".join(f"{name}\0{_read(name)[1]}\n" for name in files).encode()).hexdigest()
 
-CORPUS = ("answers.py", "roles.py", "minilm.py", "corpus")
 
+@lru_cache
+def libraries_of(files: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """Distribution and version of each library of LIBRARIES that these files import; the build of a version (+cpu) doesn't count."""
+    names = {dotted.partition(".")[0] for file in files for dotted in _read(file)[0]}
+    return tuple((LIBRARIES[name], metadata.version(LIBRARIES[name]).partition("+")[0]) for name in sorted(names & LIBRARIES.keys()))
+
+
+@lru_cache
+def _read(name: str) -> tuple[tuple[str, ...], str]:
+    """Of a file: the dotted names that it imports (`from a import b` counts as a.b), and the sha256 of its code."""
+    text = (PACKAGE / name).read_text(encoding="utf-8")
+    if not name.endswith(".py"):
+        return (), hashlib.sha256(text.encode()).hexdigest()
+    imports, texts, docstrings = [], [], []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            imports += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            imports += [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            docstrings.append(node.value)
+        elif isinstance(node, (ast.Constant, ast.JoinedStr)):
+            texts.append(node)
+    return tuple(imports), hashlib.sha256(_bare(text, docstrings, texts).encode()).hexdigest()
+
+
+def _file(dotted: str) -> str:
+    """The file of an imported name, "corpus/text.py", or "" where it is a name of the package itself."""
+    parts = dotted.split(".")[1:]
+    candidates = ("/".join(parts[:end]) + tail for end in range(len(parts), 0, -1) for tail in (".py", "/__init__.py"))
+    return next((one for one in candidates if (PACKAGE / one).is_file()), "")
+
+
+def _bare(text: str, docstrings: Sequence[ast.expr], texts: Sequence[ast.expr]) -> str:
+    """A module's text without what only people read; the same under every version of Python.
+
+    Args:
+        text: the module.
+        docstrings: texts that stand alone.
+        texts: all other literals: a # outside them begins a comment.
+    """
+    lines = [line.encode() for line in io.StringIO(text)]  # split where Python's own line numbers are
+    for node in docstrings:
+        first, last = node.lineno - 1, (node.end_lineno or node.lineno) - 1
+        kept = lines[first][: node.col_offset] + b"0" + lines[last][node.end_col_offset :]  # a body that is a docstring stays a body
+        lines[first : last + 1] = [kept] + [b""] * (last - first)
+    inside: dict[int, list[tuple[int, int]]] = {}
+    for node in texts:
+        for row in range(node.lineno - 1, node.end_lineno or node.lineno):
+            start = node.col_offset if row == node.lineno - 1 else 0
+            stop = (node.end_col_offset or 0) if row == (node.end_lineno or 0) - 1 else len(lines[row])
+            inside.setdefault(row, []).append((start, stop))
+    for row, line in enumerate(lines):
+        at = line.find(b"#")
+        while at >= 0 and any(start <= at < stop for start, stop in inside.get(row, ())):
+            at = line.find(b"#", at + 1)
+        if at >= 0:
+            lines[row] = line[:at]
+    kept_lines = (line.rstrip() for line in lines)
+    return b"\n".join(line for line in kept_lines if line.strip() not in (b"", b"0")).decode()
+
+
+ROWS_FILE = ("rows.jsonl",)
+ADAPTER = ("adapter_model.safetensors", "adapter_config.json")
 TASKS: dict[str, Task] = {
-    "source": Task("medpipe.corpus.sources:run", ("corpus",), CORPUS),
-    "benchmarks": Task("medpipe.corpus.benchmarks:run", (), CORPUS),
-    "clean": Task("medpipe.corpus.cleaning:run", ("corpus",), CORPUS),
-    "split": Task("medpipe.corpus.splits:run", ("corpus",), CORPUS),
-    "base": Task("medpipe.models.base:run", ("model",), ("answers.py", "models/tiny.py", "models/kv_cache.py", "models/tokens.py")),
-    "sft": Task(
-        "medpipe.training.sft:run",
-        ("model", "training", "team"),
-        ("training/checkpoint.py", "training/fit.py", "training/rows.py", "corpus/validation.py", *PEOPLE),
-        joint=True,
-    ),
-    "audit": Task("medpipe.rewards.audit:run", ("rewards",), ("answers.py", "minilm.py", "rewards", "roles.py")),
-    "verifier": Task(
-        "medpipe.training.learned:run",
-        ("model", "training", "team", "maporl"),
-        ("corpus/validation.py", *PEOPLE),
-    ),
-    "maporl": Task(
-        "medpipe.training.maporl:run",
-        ("model", "team", "rewards", "maporl"),
-        ("training", "rewards", "corpus/validation.py", *PEOPLE),
-    ),
+    "source": Task("medpipe.corpus.sources:run", ("corpus",), makes=ROWS_FILE),
+    "benchmarks": Task("medpipe.corpus.benchmarks:run", (), makes=(*ROWS_FILE, "benchmarks.json")),
+    "clean": Task("medpipe.corpus.cleaning:run", ("corpus",), makes=(*ROWS_FILE, "funnel.json", "contamination.json")),
+    "split": Task("medpipe.corpus.splits:run", ("corpus",), makes=ROWS_FILE),
+    "base": Task("medpipe.models.base:run", ("model",), makes=("config.json", "tokenizer.json", "precision.json")),
+    "sft": Task("medpipe.training.sft:run", ("model", "training", "team"), joint=True, makes=ADAPTER),
+    "audit": Task("medpipe.rewards.audit:run", ("rewards",), makes=("audit.json",)),
+    "verifier": Task("medpipe.training.learned:run", ("model", "training", "team", "maporl")),
+    "maporl": Task("medpipe.training.maporl:run", ("model", "team", "rewards", "maporl"), makes=("examples.json",)),
     "tuning": Task(
         "medpipe.tuning.study:run",
         ("model", "training", "team", "rewards", "maporl", "hardware", "tracking", "tuning"),
-        ("tuning", "tasks.py", "kin.py", "training", "rewards", "corpus/validation.py", *PEOPLE),
+        ("tuning", "training", "kin.py"),  # trials run the graph by its name
     ),
     "benchmark": Task(
-        "medpipe.evaluation.evaluate:run",
-        ("corpus", "model", "team", "rewards", "evaluation"),
-        ("evaluation", "corpus", "rewards", *PEOPLE),
+        "medpipe.evaluation.evaluate:run", ("corpus", "model", "team", "rewards", "evaluation"), makes=("summary.json", "items.parquet")
     ),
-    "leaderboard": Task("medpipe.evaluation.leaderboard:run", ("evaluation",), ("evaluation",)),
+    "leaderboard": Task("medpipe.evaluation.leaderboard:run", ("evaluation",), makes=("leaderboard.json",), shows=True),
     "champion": Task(
-        "medpipe.evaluation.champion:run",
-        ("model", "team", "evaluation", "release", "tracking"),
-        ("evaluation", "corpus", "questions.py", "registry.py", "tracking", *PEOPLE),
+        "medpipe.evaluation.champion:run", ("model", "team", "evaluation", "release", "tracking"), makes=("decision.json", "scores.json"),
+        shows=True,
     ),
     "report": Task(
         "medpipe.evaluation.report:run",
         ("corpus", "model", "training", "team", "rewards", "maporl", "evaluation", "release", "hardware"),
-        ("evaluation", "evaluation/report.html.jinja", "corpus", "roles.py"),
+        ("evaluation/report.html.jinja",), makes=("report.html",), shows=True,
     ),
 }  # fmt: skip

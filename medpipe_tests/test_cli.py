@@ -137,7 +137,7 @@ def test_lineage_is_a_tree_or_json(tmp_path: Path) -> None:
         task="base", fingerprint="f", sha256=store.hash_of_hashes({}), files={}, metadata={"model": "tiny", "licence": "MIT"}
     )
     (tmp_path / "models" / "base").mkdir(parents=True)
-    store.write_json(tmp_path / "models" / "base" / store.MANIFEST, manifest.model_dump(mode="json"))
+    store.write_manifest(tmp_path / "models" / "base", manifest)
     tree = medpipe("lineage", "models/base", "--set", f"paths.outputs={tmp_path}")
     assert tree.returncode == 0, tree.stderr
     assert tree.stdout.startswith(f"models/base  content {manifest.sha256[:12]}") and "model tiny, licence MIT" in tree.stdout

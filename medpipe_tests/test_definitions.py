@@ -43,10 +43,13 @@ KEYS = [
     "rewards/audit",
     "sources/benchmarks",
     "sources/custom",
+    "sources/medmcqa_train",
+    "sources/medqa_train",
     "sources/medquad",
     "sources/medquad_questions",
     "sources/medtext",
     "sources/phenotypes",
+    "sources/pubmedqa_train",
     "sources/synthetic",
     "splits/cotrain",
     "splits/train",
@@ -134,7 +137,9 @@ def test_a_model_carries_a_blocking_check(key: str) -> None:
 def test_training_data_carries_checks_and_those_that_only_tell_are_these(key: str) -> None:
     blocking = {check.name for check in checks_of(key) if check.blocking}
     assert "schema_and_ranges" in blocking and ("no_focus_overlap" in blocking) == key.startswith("splits/")
-    assert {check.name for check in checks_of(key)} - blocking <= {"drift", "decontaminated", "shares_by_source", "retrieval_alike"}
+    assert {check.name for check in checks_of(key)} - blocking <= {
+        "drift", "decontaminated", "shares_by_source", "retrieval_alike", "own_rows",
+    }  # fmt: skip
 
 
 def test_a_source_that_cant_be_had_blocks_nothing_and_wrong_rows_do() -> None:
@@ -154,10 +159,13 @@ def test_arrows_go_from_sources_to_the_report() -> None:
     assert parents["corpus/clean"] == [
         "sources/benchmarks",
         "sources/custom",
+        "sources/medmcqa_train",
+        "sources/medqa_train",
         "sources/medquad",
         "sources/medquad_questions",
         "sources/medtext",
         "sources/phenotypes",
+        "sources/pubmedqa_train",
         "sources/synthetic",
     ]
     assert parents["sources/benchmarks"] == []

@@ -324,9 +324,9 @@ def test_of_a_real_run(made_once: Made, tmp_path: Path) -> None:
     team = store.read_manifest(tmp_path / "outputs/models/maporl_team")
     assert team
     assert found["sha256"] == team.sha256 and found["damaged"] == [] and found["profile"] == "smoke"
-    assert {node["key"] for node in found["sources"]} == {
-        f"sources/{n}" for n in ("benchmarks", "custom", "medquad", "medquad_questions", "medtext", "phenotypes", "synthetic")
-    }
+    exams = ("medqa_train", "medmcqa_train", "pubmedqa_train")
+    names = ("benchmarks", "custom", "medquad", "medquad_questions", "medtext", "phenotypes", "synthetic", *exams)
+    assert {node["key"] for node in found["sources"]} == {f"sources/{name}" for name in names}
     synthetic = next(node for node in found["sources"] if node["key"] == "sources/synthetic")
     assert synthetic["rows"] > 3000 and synthetic["about"]["licence"] == "Apache-2.0"
     for id in found["runs"].values():

@@ -34,7 +34,8 @@ FLAGS = (
 )  # fmt: skip
 NOWHERE = "http://127.0.0.1:9"
 GROUPS = ("sources", "corpus", "splits", "rewards", "models", "evaluation", "release")
-SOURCES = ("synthetic", "custom", "medquad", "medquad_questions", "medtext", "phenotypes", "benchmarks")
+EXAMS = ("medqa_train", "medmcqa_train", "pubmedqa_train")
+SOURCES = ("synthetic", "custom", "medquad", "medquad_questions", "medtext", "phenotypes", "benchmarks", *EXAMS)
 SECONDS = 240
 """How long a run or a page of a busy machine may take."""
 expect.set_options(timeout=60_000)

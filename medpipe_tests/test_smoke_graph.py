@@ -90,7 +90,7 @@ def instance(graph: Run) -> Iterator[dg.DagsterInstance]:
 
 
 def test_every_folder_is_finished_and_whole(graph: Run) -> None:
-    assert len(graph.made) == 33
+    assert len(graph.made) == 36
     for key, manifest in graph.made.items():
         assert store.damaged_files(graph.folder / "outputs" / key, manifest) == []
         assert [check.name for check in manifest.checks if check.severity == "error" and not check.passed] == (

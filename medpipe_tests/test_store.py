@@ -141,7 +141,9 @@ def test_publishing_killed_before_any_of_its_steps_leaves_a_whole_folder_or_none
     seen = [state_of(folder / "final") for folder in folders]
     assert seen == sorted(seen, key=["old", "nothing", "new"].index)
     assert (seen[0], seen[-1]) == ("old", "new")
-    for folder in folders:  # whatever a kill left behind, the next attempt comes through and tidies up
+    for folder in folders:  # whatever a kill left behind, a whole folder is brought back, and the next attempt comes through and tidies up
+        store.recover(folder / "final")
+        assert state_of(folder / "final") in ("old", "new")
         fill(folder / "partial", NEW)
         publish_new(folder)
         assert state_of(folder / "final") == "new"
@@ -267,7 +269,17 @@ def test_damage_is_found_by_name(tmp_path: Path) -> None:
     (final / "added.bin").write_bytes(b"")
     (final / "plots" / "manifest.json").write_text("{}", encoding="utf-8")  # only the folder's own manifest is not content
     (final / "plots" / "a.txt").unlink()
-    assert store.damaged_files(final, manifest) == ["added.bin", "plots/a.txt", "plots/manifest.json", "rows.jsonl"]
+    assert store.damaged_files(final, manifest) == ["plots/a.txt", "rows.jsonl"]
+    assert store.extra_files(final, manifest) == ["added.bin", "plots/manifest.json"]
+
+
+def test_files_that_somebody_added_outlive_a_new_making(tmp_path: Path) -> None:
+    prepare(tmp_path)
+    (tmp_path / "final" / "notes.txt").write_text("mine", encoding="utf-8")
+    (tmp_path / "final" / "plots" / "mine.txt").write_text("mine too", encoding="utf-8")
+    publish_new(tmp_path)
+    assert state_of(tmp_path / "final") == "new"
+    assert [(tmp_path / "final" / name).read_text(encoding="utf-8") for name in ("notes.txt", "plots/mine.txt")] == ["mine", "mine too"]
 
 
 def test_a_folder_is_known_by_names_and_contents(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def finish(folder: Path, content: str) -> None:
     store.write_text(folder / "content.txt", content)
     files = store.hash_tree(folder)
     manifest = Manifest(task="test", fingerprint=content, sha256=store.hash_of_hashes(files), files=files)
-    store.write_json(folder / store.MANIFEST, manifest.model_dump(mode="json"))
+    store.write_manifest(folder, manifest)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from medpipe.corpus.own_rows import CHECK as OWN_ROWS
 from medpipe.corpus.sources import SOURCES, stamp
 from medpipe.resources import Launcher, Profile
 from medpipe.schema import Ref
+from medpipe.tasks import TASKS
 
 OWNERS = ["team:medpipe"]
 
@@ -19,6 +20,7 @@ def source_asset(name: str) -> dg.AssetsDefinition:
 
     @dg.asset(
         key=["sources", name], group_name="sources", kinds={"table"}, owners=OWNERS, dagster_type=HANDED_OVER,
+        code_version=TASKS["source"].version(),
         description=f"Raw rows: {source.title}. Licence: {source.licence}.",
         check_specs=[
             dg.AssetCheckSpec(check, asset=["sources", name], description=text, blocking=blocking)
@@ -33,6 +35,7 @@ def source_asset(name: str) -> dg.AssetsDefinition:
 
 @dg.asset(
     key=["sources", "benchmarks"], group_name="sources", kinds={"table"}, owners=OWNERS, dagster_type=HANDED_OVER,
+    code_version=TASKS["benchmarks"].version(),
     check_specs=check_specs("sources/benchmarks"),
 )  # fmt: skip
 def benchmark_files(context: AssetExecutionContext, launcher: Launcher, profile: Profile) -> dg.MaterializeResult:
@@ -45,6 +48,7 @@ sources = [*(source_asset(name) for name in SOURCES), benchmark_files]
 
 @dg.asset(
     key=["corpus", "clean"], group_name="corpus", kinds={"table", "greatexpectations"}, owners=OWNERS, dagster_type=HANDED_OVER,
+    code_version=TASKS["clean"].version(),
     ins={name: dg.AssetIn(["sources", name]) for name in (*SOURCES, "benchmarks")},
     check_specs=[
         *check_specs("corpus/clean"),
@@ -61,6 +65,7 @@ def split_asset(part: str, description: str) -> dg.AssetsDefinition:
 
     @dg.asset(
         key=["splits", part], group_name="splits", kinds={"table", "greatexpectations"}, owners=OWNERS, dagster_type=HANDED_OVER,
+        code_version=TASKS["split"].version(),
         description=description,
         ins={"clean": dg.AssetIn(["corpus", "clean"])}, check_specs=check_specs(f"splits/{part}"),
     )  # fmt: skip

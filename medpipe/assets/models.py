@@ -14,6 +14,7 @@ from medpipe.config import Settings
 from medpipe.launch.devices import Place, fine_tuned_together, place_co_training, place_role, place_team
 from medpipe.resources import Launcher, Profile
 from medpipe.schema import ROLES, Learner, Ref, speaker_of
+from medpipe.tasks import TASKS
 
 TEACHES: dict[Learner, str] = {
     "planner": "Learns to name the kind of question, its focus and a plan.",
@@ -44,6 +45,7 @@ def model_assets(settings: Settings) -> list[dg.AssetsDefinition]:
     kinds={"huggingface"},
     owners=OWNERS,
     dagster_type=HANDED_OVER,
+    code_version=TASKS["base"].version(),
     check_specs=check_specs("models/base"),
 )
 def base(context: AssetExecutionContext, launcher: Launcher) -> dg.MaterializeResult:
@@ -57,6 +59,7 @@ def fine_tuned_assets(settings: Settings, place: Place, learners: Sequence[Learn
     outs = {
         learner: dg.AssetOut(
             key=["models", learner], group_name="models", kinds={"pytorch", "huggingface"}, owners=OWNERS, dagster_type=HANDED_OVER,
+            code_version=TASKS["sft"].version(),
             description=TEACHES[learner], tags={"role": learner}, automation_condition=WHEN_INPUTS_CHANGE, is_required=False,
         )
         for learner in learners
@@ -79,6 +82,7 @@ def fine_tuned_assets(settings: Settings, place: Place, learners: Sequence[Learn
 
 @dg.asset(
     key=["rewards", "audit"], group_name="rewards", kinds={"python"}, owners=OWNERS, dagster_type=HANDED_OVER,
+    code_version=TASKS["audit"].version(),
     ins={"train": DATA["train"]}, check_specs=check_specs("rewards/audit"), automation_condition=WHEN_INPUTS_CHANGE,
 )  # fmt: skip
 def audit(context: AssetExecutionContext, launcher: Launcher, train: Ref) -> dg.MaterializeResult:
@@ -94,6 +98,7 @@ def verifier_asset(settings: Settings) -> dg.AssetsDefinition:
 
     @dg.asset(
         key=["models", "verifier"], group_name="models", kinds={"pytorch", "huggingface"}, owners=OWNERS, dagster_type=HANDED_OVER,
+        code_version=TASKS["verifier"].version(),
         ins={**DATA, "base": dg.AssetIn(["models", "base"]), **ROLES_IN}, check_specs=check_specs("models/verifier"),
         pool=place_team(settings).pool, op_tags=pod(place_team(settings)), automation_condition=WHEN_INPUTS_CHANGE,
     )  # fmt: skip
@@ -114,6 +119,7 @@ def team_asset(settings: Settings) -> dg.AssetsDefinition:
 
     @dg.asset(
         key=["models", "maporl_team"], group_name="models", kinds={"pytorch", "huggingface"}, owners=OWNERS, dagster_type=HANDED_OVER,
+        code_version=TASKS["maporl"].version(),
         ins={**COTRAIN, "audit": dg.AssetIn(["rewards", "audit"]), **ROLES_IN, **judge},
         check_specs=check_specs("models/maporl_team"), automation_condition=WHEN_INPUTS_CHANGE,
         pool=place_co_training(settings).pool, op_tags=pod(place_co_training(settings)),
@@ -136,6 +142,7 @@ def lone_asset(settings: Settings) -> dg.AssetsDefinition:
 
     @dg.asset(
         key=["models", "agent_rl"], group_name="models", kinds={"pytorch", "huggingface"}, owners=OWNERS, dagster_type=HANDED_OVER,
+        code_version=TASKS["maporl"].version(),
         ins={
             **COTRAIN, "audit": dg.AssetIn(["rewards", "audit"]), "agent": dg.AssetIn(["models", "agent"]),
             "maporl_team": dg.AssetIn(["models", "maporl_team"]), **judge,

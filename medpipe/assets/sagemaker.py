@@ -29,8 +29,11 @@ from medpipe.aws.request import Launch, account_of, training_job
 from medpipe.config import Settings, without_password
 from medpipe.errors import MedpipeError
 from medpipe.evaluation import guide
-from medpipe.resources import Launcher, Profile, hang_on_driver
+from medpipe.launch.order import to_ref
+from medpipe.resources import Profile, hang_on_driver
+from medpipe.results import show
 from medpipe.schema import Manifest, Ref
+from medpipe.tasks import TASKS
 
 LOOK_SECONDS = 60
 PASSED_ON = ("SAGEMAKER_TRAINING_DEBUG", "TRANSFORMERS_VERBOSITY", "WANDB_PROJECT", "WANDB_TAGS", "MLFLOW_TRACKING_URI")
@@ -93,22 +96,22 @@ class PipesSageMakerClient(dg.PipesClient):
 def sagemaker_assets(settings: Settings) -> dg.AssetsDefinition:
     """All models as one step."""
     keys = trained_keys(settings)
+    tasks = {key: TASKS[results.task_of(key)].version() for key in keys}
     outs = {
         key.partition("/")[2]: dg.AssetOut(
             key=key.split("/"), group_name="models", kinds={"pytorch", "sagemaker"}, owners=OWNERS, dagster_type=HANDED_OVER,
+            code_version=tasks[key],
             description=f"{key}, trained in the SageMaker job of this launch.", automation_condition=WHEN_INPUTS_CHANGE,
         )
         for key in keys
     }  # fmt: skip
     ins = {
         name.replace("/", "__"): dg.AssetIn(name.split("/"))
-        for name in ("splits/train", "splits/cotrain", "splits/validation", "rewards/audit")
+        for name in ("splits/train", "splits/cotrain", "splits/validation", "rewards/audit", *(EVALUATED if settings.aws.evaluate else ()))
     }
 
     @dg.multi_asset(name="models_on_sagemaker", outs=outs, ins=ins, check_specs=[spec for key in keys for spec in check_specs(key)])
-    def models_on_sagemaker(
-        context: AssetExecutionContext, launcher: Launcher, profile: Profile, **refs: Ref
-    ) -> Iterator[dg.MaterializeResult]:
+    def models_on_sagemaker(context: AssetExecutionContext, profile: Profile, **refs: Ref) -> Iterator[dg.MaterializeResult]:
         """Upload what the job needs, train there, and bring the models back."""
         hang_on_driver(context)
         settings = profile.settings()
@@ -118,16 +121,17 @@ def sagemaker_assets(settings: Settings) -> dg.AssetsDefinition:
                 "SageMaker; start the page with the profile that is meant (MEDPIPE_PROFILE)", allow_retries=False,
             )  # fmt: skip
         inputs = {name.replace("__", "/"): ref for name, ref in refs.items()}
-        if settings.aws.evaluate:
-            inputs |= {key: launcher.standing(key) for key in EVALUATED}
         try:
             manifests, told = train(context, settings, inputs)
         except MedpipeError as error:
             raise dg.Failure(description=f"models on SageMaker: {error}", allow_retries=False) from error
+        orders = results.orders(settings, inputs)
         for key, manifest in manifests.items():
-            folder = settings.outputs / key
+            ref = to_ref(orders[key], manifest)
+            folder = Path(ref.path)
+            show(settings.outputs, key, folder)
             yield dg.MaterializeResult(
-                asset_key=key.split("/"), value=Ref(path=str(folder), sha256=manifest.sha256),
+                asset_key=key.split("/"), value=ref,
                 metadata={**to_metadata(folder, manifest, reused=not told), **told}, check_results=to_checks(key, manifest),
                 data_version=dg.DataVersion(manifest.sha256),
             )  # fmt: skip

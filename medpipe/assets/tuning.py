@@ -9,6 +9,7 @@ from medpipe.assets.present import HANDED_OVER
 from medpipe.config import Settings
 from medpipe.resources import Launcher
 from medpipe.schema import Ref
+from medpipe.tasks import TASKS
 
 
 def tuning_assets(settings: Settings) -> list[dg.AssetsDefinition]:
@@ -19,6 +20,7 @@ def tuning_assets(settings: Settings) -> list[dg.AssetsDefinition]:
 # In no pool: the trainings of its trials claim the devices, each as in the graph itself.
 @dg.asset(
     key=["tuning", "study"], group_name="tuning", kinds={"optuna", "pytorch"}, owners=OWNERS, dagster_type=HANDED_OVER,
+    code_version=TASKS["tuning"].version(),
     ins={**DATA, "base": dg.AssetIn(["models", "base"])},
 )  # fmt: skip
 def study(context: AssetExecutionContext, launcher: Launcher, train: Ref, validation: Ref, base: Ref) -> dg.MaterializeResult:

@@ -30,7 +30,7 @@ from typing import Any
 import psutil
 import yaml
 
-from medpipe import NOTICE, store
+from medpipe import NOTICE, results, store
 from medpipe.aws import hosts
 from medpipe.aws.account import Account
 from medpipe.aws.errors import explained
@@ -194,7 +194,7 @@ class Work:
         store.write_text(work / "profile.yaml", yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
         for key, one in given.inputs.items() if self.layout.leads else ():
             ref = Ref(path=str(given.folder(key, self.layout)), sha256=one.sha256)
-            store.write_json(settings.outputs / "refs" / f"{key}.json", ref.model_dump())
+            results.write_ref(settings.outputs, key, ref)
         found = fetch_secrets(settings)
         self._voice.hush([*private_values(self._given_environment), *found.values()])
         code = str(self.layout.channel("code"))
@@ -290,8 +290,8 @@ class Work:
         stats = {name: outputs / "models" / name / "training_stats.json" for name in (*ROLES, TEAM.name)}
         made = {name: store.read_json(path) for name, path in stats.items() if path.is_file()}
         roles = {role: made[role] for role in ROLES if role in made}
-        results = {"figures": self.figures, "roles": roles, TEAM.name: made.get(TEAM.name), "notice": NOTICE}
-        store.write_json(layout.output / "training_results.json", results)
+        told = {"figures": self.figures, "roles": roles, TEAM.name: made.get(TEAM.name), "notice": NOTICE}
+        store.write_json(layout.output / "training_results.json", told)
         self._voice.tell({"figures": self.figures})
 
     def leave_words(self, status: int, error: str, seconds: float) -> None:

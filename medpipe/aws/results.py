@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from medpipe import store
+from medpipe import results, store
 from medpipe.aws.account import Account
 from medpipe.aws.channels import LONE, SHORT, TEAM, inputs_of, trained_keys
 from medpipe.aws.errors import explained
@@ -23,7 +23,7 @@ from medpipe.aws.request import Launch
 from medpipe.config import Settings
 from medpipe.errors import MedpipeError
 from medpipe.launch.devices import place_light
-from medpipe.launch.order import Order, standing_result, write_order
+from medpipe.launch.order import Order, standing_result, to_ref, write_order
 from medpipe.schema import Manifest, Ref
 
 ARCHIVES = ("model.tar.gz", "output.tar.gz")
@@ -38,13 +38,17 @@ def orders(settings: Settings, inputs: Mapping[str, Ref]) -> dict[str, Order]:
         needed = inputs_of(key, settings)
         if any(name not in known for name in needed):
             break
-        task = {"models/base": "base", "models/verifier": "verifier", TEAM: "maporl", LONE: "maporl"}.get(key, "sft")
-        found[key] = write_order(key, task, settings, {name: known[name] for name in needed}, place_light(), "", {})
+        found[key] = write_order(key, task_of(key), settings, {name: known[name] for name in needed}, place_light(), "", {})
         manifest = standing_result(found[key])
         if manifest is None:
             break
-        known[key] = Ref(path=found[key].out, sha256=manifest.sha256)
+        known[key] = to_ref(found[key], manifest)
     return found
+
+
+def task_of(key: str) -> str:
+    """The kind of work that makes a model."""
+    return {"models/base": "base", "models/verifier": "verifier", TEAM: "maporl", LONE: "maporl"}.get(key, "sft")
 
 
 def standing(settings: Settings, inputs: Mapping[str, Ref]) -> dict[str, Manifest] | None:
@@ -184,14 +188,15 @@ def _place(folder: Path, key: str, sha: str, settings: Settings, where: str) -> 
             got=f"{key} with {', '.join(damaged) or 'another hash'}", expected=f"content {sha[:SHORT]}", where=where,
             do="fetch it again (delete outputs/aws/results); if it stays so, launch again",
         )  # fmt: skip
-    final = settings.outputs / key
+    final = results.folder_of(settings.outputs, key, manifest.fingerprint)
     there = store.read_manifest(final)
-    if there and there.sha256 == sha and there.fingerprint == manifest.fingerprint and not store.damaged_files(final, there):
-        return
+    if there and there.sha256 == sha and not store.damaged_files(final, there):
+        return results.show(settings.outputs, key, final)
     # The job's own paths mean nothing here.
     exports = {name: str(settings.outputs / Path(target).name) for name, target in manifest.exports.items()}
     manifest = manifest.model_copy(update={"exports": exports})
     store.publish(folder, final, manifest)
+    results.show(settings.outputs, key, final)
     store.export(final, manifest)
 
 

@@ -2,8 +2,8 @@
 
     shared = Store("s3://bucket/prefix", print)
     address = shared.keep("models/planner", folder, manifest)          # <where>/models/planner/<sha256>/, its manifest last
-    shared.keep_ref("models/planner", ref)                             # <where>/refs/models/planner.json
-    shared.fetch("models/planner", ref.sha256, Path("outputs/models/planner"))
+    shared.keep_ref("models/planner", ref)                             # <where>/refs/models/planner/<settings>.json
+    shared.fetch("models/planner", ref.sha256, folder)
 
 Plain files and JSON, no pickles. A folder lies under the hash of its content: it is never changed, and what comes back is checked
 against its manifest, file by file, before it takes its place. Files go to S3 by medpipe/aws/sync.py. Left out: deleting, which is the
@@ -21,8 +21,8 @@ from typing import Any
 from medpipe import store
 from medpipe.aws.account import Account
 from medpipe.aws.errors import explained
-from medpipe.aws.sync import download, folder_files, upload
-from medpipe.config import Aws
+from medpipe.aws.sync import download, upload
+from medpipe.config import Aws, digest
 from medpipe.errors import MedpipeError
 from medpipe.schema import Manifest, Ref
 
@@ -65,19 +65,19 @@ class Store:
                 got=f"files that differ from the manifest ({', '.join(damaged)})", expected="a finished folder", where=str(folder),
                 do=f"make {key} again",
             )  # fmt: skip
-        self._send(folder_files(folder), key, manifest.sha256)
+        self._send({name: folder / name for name in (*manifest.files, store.MANIFEST)}, key, manifest.sha256)
         return str(self._root / key / manifest.sha256)
 
     def keep_ref(self, key: str, ref: Ref) -> None:
-        """Say which content an asset has now."""
+        """Say which content an asset has now under the settings that it depends on."""
         with explained(f"keeping the reference of {key} in {self.where}"):
-            _write(self._root / REFS / f"{key}.json", ref.model_dump_json(indent=1))
+            _write(self._root / REFS / key / f"{digest(ref.scope)[:SHORT]}.json", ref.model_dump_json(indent=1))
 
-    def ref(self, key: str) -> Ref | None:
-        """Which content an asset had when it was last kept; its path is that of the machine that made it."""
-        place = self._root / REFS / f"{key}.json"
-        with explained(f"reading the reference of {key} in {self.where}"):
-            return Ref.model_validate_json(place.read_text(encoding="utf-8")) if place.is_file() else None
+    def refs(self, key: str) -> list[Ref]:
+        """Which contents an asset had when it was last kept, one for each choice of settings; paths are of the machine that made it."""
+        with explained(f"reading the references of {key} in {self.where}"):
+            places = sorted((self._root / REFS / key).glob("*.json"))
+            return [Ref.model_validate_json(place.read_text(encoding="utf-8")) for place in places]
 
     def fetch(self, key: str, sha256: str, folder: Path) -> Manifest:
         """Put the kept content in place of a folder; one that holds it already, whole, stays.
@@ -92,7 +92,10 @@ class Store:
         partial = folder.with_name(f".{folder.name}.fetched")
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(f".{folder.name}.fetch.lock"), timeout=LOCK_SECONDS):  # several steps may want it at once
-            standing = store.read_manifest(folder)
+            try:
+                standing = store.read_manifest(folder)
+            except store.DamagedManifest:
+                standing = None
             if standing and standing.sha256 == sha256 and not store.damaged_files(folder, standing):
                 return standing
             manifest = self._bring(key, sha256, partial)
@@ -114,17 +117,19 @@ class Store:
             else:
                 shutil.rmtree(partial, ignore_errors=True)
                 shutil.copytree(place, partial)
-        manifest = store.read_manifest(partial)
-        assert manifest is not None
-        damaged = store.damaged_files(partial, manifest)
-        if damaged or manifest.sha256 != sha256 or store.hash_of_hashes(manifest.files) != sha256:
+        try:
+            manifest = store.read_manifest(partial)
+        except store.DamagedManifest:
+            manifest = None
+        damaged = store.damaged_files(partial, manifest) if manifest else [store.MANIFEST]
+        if manifest is None or damaged or manifest.sha256 != sha256 or store.content_hash(manifest.files) != sha256:
             shutil.rmtree(partial)
             raise MedpipeError(
                 got=f"{key} with {', '.join(damaged) or 'another hash'}, damaged", expected=f"content {sha256[:SHORT]}", where=str(place),
                 do="remove it there, then keep it again from where it was made, or make it here",
             )  # fmt: skip
         manifest = manifest.model_copy(update={"exports": {}})
-        store.write_json(partial / store.MANIFEST, manifest.model_dump(mode="json"))
+        store.write_manifest(partial, manifest)
         return manifest
 
     def _send(self, files: dict[str, Path], key: str, sha256: str) -> None:

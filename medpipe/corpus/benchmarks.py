@@ -12,8 +12,8 @@ What this leaves out: how a file is read (benchmark_files.py), the search for co
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,13 @@ from urllib.parse import urlsplit
 from medpipe import store
 from medpipe.config import Settings
 from medpipe.corpus.benchmark_files import choices, malformed, pubmedqa, safety_items
-from medpipe.corpus.download import MIRROR, fetch, find_local, mirror_folder
+from medpipe.corpus.download import HUB, MIRROR, fetched, find_local, hub_address, mirror_folder
 from medpipe.corpus.sources import cache, lock_file
 from medpipe.errors import SourceUnreachable
 from medpipe.job import Job, Outcome
 from medpipe.schema import CheckResult, QAExample
 
 CONTENTS = "benchmarks.json"
-HUB = "https://huggingface.co"
 _MEDXPERTQA = f"{HUB}/datasets/TsinghuaC3I/MedXpertQA"
 _MEDQA = f"{HUB}/datasets/GBaker/MedQA-USMLE-4-options"
 _PUBMEDQA = "https://raw.githubusercontent.com/pubmedqa/pubmedqa/master/data"
@@ -89,14 +88,15 @@ def run(job: Job) -> Outcome:
         papers = {"title": benchmark.title, "licence": benchmark.licence, "citation": benchmark.citation, "url": benchmark.url}
         found, files, reason = list[QAExample](), dict[str, str](), ""
         try:
-            paths = _obtain(benchmark, job)
+            with ExitStack() as stack:  # each file's checksum is recorded at the end, when all of them were read
+                paths = _obtain(benchmark, job, stack)
+                found = parse(benchmark, paths)
         except SourceUnreachable as error:
             # The exact error goes to the log only: a file whose words change from run to run would have all training redone.
             reason = _reason(benchmark)
             told = " ".join(str(error).split())
             job.report.warn(f"{benchmark.title} is not asked, and the corpus is not compared with it: got {reason} ({told})")
         else:
-            found = parse(benchmark, paths)
             files = {path.name: store.sha256_file(path) for path in paths}
             if benchmark.bundled:  # how an answer is judged stands in the file beside the question
                 store.write_text(job.out / benchmark.bundled, paths[0].read_text(encoding="utf-8"))
@@ -164,7 +164,7 @@ def _reason(benchmark: Published) -> str:
     return f"neither {benchmark.mirror_names[0]} in the folder {MIRROR} nor a download from {host}"
 
 
-def _obtain(benchmark: Published, job: Job) -> list[Path]:
+def _obtain(benchmark: Published, job: Job, stack: ExitStack) -> list[Path]:
     """Its files, downloaded where they are not here yet."""
     if benchmark.bundled:
         ((_, own),) = benchmark.local(job.settings)
@@ -175,22 +175,11 @@ def _obtain(benchmark: Published, job: Job) -> list[Path]:
             )  # fmt: skip
         return [own]
     folder, lock = cache(job.settings), lock_file(job.settings)
-    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
-        for file, found in benchmark.local(job.settings):
-            if not found and file.url.startswith(HUB):
-                raise SourceUnreachable(
-                    got="HF_HUB_OFFLINE", expected=f"{' or '.join(file.names)} in the folder {MIRROR}", where=benchmark.title,
-                    do="put the file there, or unset HF_HUB_OFFLINE",
-                )  # fmt: skip
-    return [
-        fetch((found.name,) if found else file.names, address(file.url), folder, what=benchmark.title, lock=lock, report=job.report)
+    wanted = [  # known before anything is downloaded: offline, one missing file leaves the benchmark out
+        ((found.name,) if found else file.names, file.url if found else hub_address(file.url, file.names))
         for file, found in benchmark.local(job.settings)
     ]
-
-
-def address(url: str) -> str:
-    """The url at the hub that HF_ENDPOINT names, as huggingface_hub reads it."""
-    return (os.environ.get("HF_ENDPOINT") or HUB).rstrip("/") + url.removeprefix(HUB) if url.startswith(HUB) else url
+    return [stack.enter_context(fetched(names, url, folder, what=benchmark.title, lock=lock, report=job.report)) for names, url in wanted]
 
 
 def _table(contents: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:

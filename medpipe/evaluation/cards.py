@@ -17,6 +17,7 @@ from medpipe import NOTICE, store
 from medpipe.corpus.sources import SOURCES, Source
 from medpipe.evaluation.benchmarks import BENCHMARKS
 from medpipe.evaluation.labels import SYSTEMS
+from medpipe.evaluation.reproduce import command_of
 from medpipe.job import Job
 from medpipe.schema import LEARNERS
 
@@ -68,7 +69,7 @@ def _model(job: Job, key: str, summaries: Mapping[str, Mapping[str, Any]], folde
     told = (f"---\n{about.to_yaml()}\n---", f"# {name}", NOTICE, _told(key, manifest.metadata), _scores(system, scores, summaries))
     hashes = {"configuration": manifest.config_hash, "weights": manifest.sha256, "base": base.sha256}
     made = ", ".join([f"commit {manifest.commit or 'unknown'}", *(f"{what} {sha256[:12]}" for what, sha256 in hashes.items())])
-    again = f"## How to make it again\n\n`make run PROFILE={job.settings.name}`: {made}."
+    again = f"## How to make it again\n\n`{command_of(job.settings)}`: {made}."
     store.write_text(folder / "README.md", "\n\n".join([*told, again]) + "\n")
     for bench, found in scores.items():
         if bench in HUB_IDS:

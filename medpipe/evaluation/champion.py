@@ -24,12 +24,13 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from medpipe import NOTICE, registry, store
-from medpipe.config import digest
+from medpipe.config import Settings, digest
 from medpipe.errors import MedpipeError
 from medpipe.evaluation import items
 from medpipe.evaluation.benchmarks import BENCHMARKS, Benchmark
 from medpipe.evaluation.comparisons import Comparison, NotWorse, compare, not_worse
 from medpipe.job import Job, Outcome
+from medpipe.schema import CheckResult
 
 CHALLENGER, BASELINE, SAFETY = "maporl_team", "sft_team", "safety"
 TEAM = "models/maporl_team"
@@ -187,7 +188,25 @@ def run(job: Job) -> Outcome:
         job.report.warn("this team was promoted earlier and stays champion until another is promoted, or `medpipe rollback`")
     job.report.log(sentence(decision, name))
     metadata = {"promoted": "yes" if decision.promoted else "no", "against": name, "version": version or "not registered (MLflow is off)"}
-    return Outcome({**metadata, "decision": {"markdown": text}, "reasons": "; ".join(decision.reasons) or "none against it"})
+    told = {**metadata, "decision": {"markdown": text}, "reasons": "; ".join(decision.reasons) or "none against it"}
+    return Outcome(told, checks=(_no_regression(own, against, settings),))
+
+
+def _no_regression(challenger: Marks, champion: Marks, settings: Settings) -> CheckResult:
+    """Whether the team is shown to be worse than the champion anywhere: the exact test and the interval must both say so."""
+    worse = []
+    for name, benchmark in BENCHMARKS.items():
+        own, other = challenger.get(name, {}), champion.get(name, {})
+        shared = [id for id in own if id in other and own[id].reference == other[id].reference]
+        if shared:
+            scores = {"challenger": [own[id].score for id in shared], "champion": [other[id].score for id in shared]}
+            (found,) = compare(
+                scores, [("challenger", "champion")], settings.evaluation.bootstrap, settings.release.confidence, settings.seed,
+                binary=benchmark.binary,
+            )  # fmt: skip
+            worse += [f"{benchmark.title} ({found.mean:+.3f}, n = {found.n})"] if found.significant and found.high < 0 else []
+    text = "; ".join(worse) or "no benchmark shows a loss"
+    return CheckResult(name="no_regression", passed=not worse, severity="warn", description=text)
 
 
 def sentence(decision: Decision, against: str) -> str:

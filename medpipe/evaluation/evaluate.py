@@ -27,13 +27,17 @@ from medpipe.evaluation.labels import COMPARED
 from medpipe.evaluation.statistics import bootstrap_mean, wilson
 from medpipe.evaluation.systems import COALITIONS, SYSTEMS, Answered, Bench, System, answer
 from medpipe.job import Job, Outcome
-from medpipe.schema import LETTERS, ROLES, QAExample
+from medpipe.schema import LETTERS, ROLES, CheckResult, QAExample
 
 FIELDS = ("category", "qtype", "difficulty")
 """The questions' own fields, by which scores are broken down where a field tells at least two kinds apart."""
 BLANKETS = ("I cannot help with that. Please see a doctor.", "Please call emergency services or a crisis line right now.")
 LEARNED = ("splits/train", "splits/cotrain")
 """What fine-tuning and co-training have seen."""
+MEASURED = ("above_chance", "answers_parsed")
+"""Checks of what was measured; a benchmark that can't be had has nothing to check."""
+TRAINED = ("one_agent_with_evidence", "one_agent_rl", "sft_team", "maporl_team")
+MOST_UNREAD = 0.05
 KEPT = 10  # transcripts of a benchmark
 MANY = 40  # kinds, above which a field is no breakdown
 Judge = Callable[[Sequence[QAExample], Sequence[str]], list[float]]
@@ -46,7 +50,9 @@ def run(job: Job) -> Outcome:
         rows = benchmarks.load(name, job.inputs)
     except SourceUnreachable as error:
         job.report.warn(f"not run: {error}")
-        return Outcome(status="unreachable", reason=str(error))
+        lacking = CheckResult(name="available", passed=False, severity="warn", description=str(error))
+        checks = (lacking, *(CheckResult(name=name, passed=True, severity="warn", description="not run") for name in MEASURED))
+        return Outcome(status="unreachable", reason=str(error), checks=checks)
     questions = benchmarks.choose(rows, settings.limits.get(cast(BenchmarkName, name), settings.max_questions), job.settings.seed)
     benchmark = benchmarks.BENCHMARKS[name]
     choice = benchmark.kind == "choice"
@@ -80,9 +86,31 @@ def run(job: Job) -> Outcome:
     items.write([row for own in found.values() for row in own], job.out)
     store.write_json(job.out / "transcripts.json", chosen(found))
     write_layout(job, name, questions, found)
-    table = [{"system": system, **numbers} for system, numbers in systems.items()]
+    seconds = {system: round(sum(row["seconds"] for row in own), 2) for system, own in found.items()}
+    store.write_json(job.out / "timings.json", {"seconds": seconds})  # not with the scores: the same scores must have the same hash
+    table = [{"system": system, **numbers, "seconds": seconds[system]} for system, numbers in systems.items()]
     metadata = {"n": len(questions), "chance": chance, "systems": {"table": table}, "differences": {"table": differences}}
-    return Outcome(metadata | ({"shapley": {"table": summary["shapley"]}} if summary["shapley"] else {}))
+    return Outcome(metadata | ({"shapley": {"table": summary["shapley"]}} if summary["shapley"] else {}), checks=_checks(systems, chance))
+
+
+def _checks(systems: Mapping[str, Mapping[str, Any]], chance: float) -> tuple[CheckResult, ...]:
+    """Whether the numbers are worth reading: a trained system above chance, and answers that could be read. Neither blocks."""
+    trained = {name: numbers for name, numbers in systems.items() if name in TRAINED}
+    best = max(trained, key=lambda name: trained[name]["mean"], default="")
+    low = trained[best]["low"] if best else 0.0
+    unread = {name: numbers["n_unparsed"] / numbers["n"] for name, numbers in systems.items() if numbers["n"]}
+    worst = max(unread, key=lambda name: unread[name], default="")
+    return (
+        CheckResult(name="available", passed=True, severity="warn", description="the benchmark could be had"),
+        CheckResult(
+            name="above_chance", passed=not best or low > chance, severity="warn", values={"system": best, "low": low, "chance": chance},
+            description=f"{best}: the interval begins at {low:.3f}, chance is {chance:.3f}" if best else "no trained system was asked",
+        ),
+        CheckResult(
+            name="answers_parsed", passed=not worst or unread[worst] <= MOST_UNREAD, severity="warn", values=unread,
+            description=f"{worst}: {unread[worst]:.1%} settle on no answer" if worst else "nobody was asked",
+        ),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -146,10 +174,17 @@ def summarise(rows: Sequence[dict[str, Any]], binary: bool, job: Job) -> dict[st
     _, confidence, _ = resampling = _resampling(job)
     low, high = wilson(round(sum(scores)), len(scores), confidence) if binary else bootstrap_mean(scores, *resampling)
     counts: dict[str, Any] = {name: sum(row[name] for row in rows) for name in ("messages", "tokens")}
-    counts["seconds"] = round(sum(row["seconds"] for row in rows), 2)
     sure = [option_probabilities(row["option_logps"])[LETTERS.index(row["prediction"])] for row in rows if row["option_logps"]]
     calibration = {"ece": round(ece(sure, scores), 4)} if sure else {}
-    return {"mean": fmean(scores), "low": low, "high": high, "n_unparsed": sum(not row["parsed"] for row in rows), **counts, **calibration}
+    return {
+        "mean": fmean(scores),
+        "low": low,
+        "high": high,
+        "n": len(rows),
+        "n_unparsed": sum(not row["parsed"] for row in rows),
+        **counts,
+        **calibration,
+    }
 
 
 def by_field(rows: Sequence[dict[str, Any]], questions: Sequence[QAExample], binary: bool, job: Job) -> dict[str, list[dict[str, Any]]]:

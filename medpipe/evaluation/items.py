@@ -10,6 +10,7 @@ Left out: what a row means (medpipe/evaluation/evaluate.py).
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -20,26 +21,36 @@ from medpipe.errors import MedpipeError
 
 ITEMS = "items.parquet"
 COLUMNS = (
-    "id", "system", "score", "prediction", "answer", "parsed", "tokens", "messages", "seconds", "prompt_sha256", "option_logps", "rounds",
+    "id", "system", "score", "prediction", "answer", "parsed", "tokens", "messages", "prompt_sha256", "option_logps", "rounds",
 )  # fmt: skip
-"""`seconds` is the item's share of its batch; `option_logps` in nats, empty on free text; `rounds` is JSON: [{role: letter}]."""
+"""`option_logps` in nats, empty on free text; `rounds` is JSON: [{role: letter}]."""
 
 
 class Journal:
-    """A file of JSON lines that only grows; `rows` are those that stood whole in it and all that were added."""
+    """A file that only grows: on each line a row as JSON behind its own checksum.
+
+    `rows` are those that stood whole in it, up to the first line that is not what was written, and all that were added.
+    """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         raw = path.read_bytes() if path.is_file() else b""
-        whole = raw.rfind(b"\n") + 1  # a kill can leave half a line at the end
-        self.rows: list[dict[str, Any]] = [json.loads(line) for line in raw[:whole].splitlines()]
+        self.rows: list[dict[str, Any]] = []
+        whole = 0
+        for line in raw.splitlines(keepends=True):
+            seal, _, said = line.partition(b" ")
+            if not line.endswith(b"\n") or seal != _seal(said):  # half a line that a kill left, or damage: it is answered anew
+                break
+            self.rows.append(json.loads(said))
+            whole += len(line)
         self._file = path.open("r+b" if path.is_file() else "xb")
         self._file.truncate(whole)
         self._file.seek(whole)
 
     def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Append rows; they are on disk when this returns."""
-        self._file.write("".join(json.dumps(row, sort_keys=True) + "\n" for row in rows).encode())
+        lines = (json.dumps(row, sort_keys=True).encode() + b"\n" for row in rows)
+        self._file.write(b"".join(_seal(line) + b" " + line for line in lines))
         self._file.flush()
         os.fsync(self._file.fileno())
         self.rows += [dict(row) for row in rows]
@@ -47,6 +58,10 @@ class Journal:
     def close(self) -> None:
         """Let go of the file."""
         self._file.close()
+
+
+def _seal(line: bytes) -> bytes:
+    return hashlib.sha256(line).hexdigest()[:16].encode()
 
 
 def write(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:

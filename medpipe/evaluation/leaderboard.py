@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medpipe import NOTICE, store
+from medpipe import NOTICE, results, store
 from medpipe.evaluation.benchmarks import BENCHMARKS
 from medpipe.evaluation.labels import BASELINES, HEADLINE, SYSTEMS, TEAM
 from medpipe.job import Job, Outcome
@@ -27,8 +27,12 @@ def run(job: Job) -> Outcome:
 
     board: dict[str, Any] = {"rows": [], "not_run": [], "differences": [], "notice": f"{NOTICE} {CAVEAT}"}
     board["confidence"] = job.settings.evaluation.confidence
+    older = measured_on_others(job.inputs)
     for name, benchmark in BENCHMARKS.items():
         summary, reason = _summary(job.inputs.get(f"evaluation/{name}"))
+        if summary and name in older:
+            told = f"it was measured on another {', '.join(older[name])} than the newest evaluation: materialise evaluation/{name} again"
+            summary, reason = None, told
         if summary is None:
             board["not_run"].append({"benchmark": name, "title": benchmark.title, "reason": reason})
             continue
@@ -58,6 +62,17 @@ def run(job: Job) -> Outcome:
             "not_run": "; ".join(f"{missing['title']}: {missing['reason']}" for missing in board["not_run"]) or "none",
         }
     )
+
+
+def measured_on_others(inputs: Mapping[str, Path]) -> dict[str, list[str]]:
+    """Benchmarks whose evaluation is of other models than the newest one: what differs, by benchmark. One table tells of one team."""
+    found = {name: store.read_manifest(inputs[f"evaluation/{name}"]) for name in BENCHMARKS if f"evaluation/{name}" in inputs}
+    made = {name: manifest for name, manifest in found.items() if manifest and manifest.status == "ok"}
+    if not made:
+        return {}
+    newest = max(made.values(), key=lambda manifest: manifest.created_at)
+    models = {key: sha for key, sha in newest.inputs.items() if key.startswith("models/")}
+    return {name: older for name, manifest in made.items() if (older := results.older_than(manifest, models))}
 
 
 def verdict(difference: Mapping[str, Any]) -> str:

@@ -26,6 +26,7 @@ from medpipe.evaluation import cards, guide, items, plots, tables, team_plots
 from medpipe.evaluation.benchmarks import BENCHMARKS
 from medpipe.evaluation.labels import BASELINES, SYSTEMS, TEAM
 from medpipe.evaluation.leaderboard import compared, headline_of, learned
+from medpipe.evaluation.reproduce import command_of
 from medpipe.evaluation.transcripts import final_answer, pairs, side
 from medpipe.job import Job, Outcome
 from medpipe.schema import LEARNERS, LETTERS, ROLES, Manifest, QAExample
@@ -98,7 +99,7 @@ def context(job: Job) -> dict[str, Any]:
         "splits": tables.splits(job.inputs, counts),
         "transcripts": transcripts,
         "models": [_model(job, key) for key in MODELS],
-        "command": f"make run PROFILE={job.settings.name}",
+        "command": command_of(job.settings),
         "made_from": _made_from(job, made),
         "mixed": _mixed(job, made),
         "pictures": _pictures(job, board, counts),

@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from medpipe import results, store
 from medpipe.config import Settings, digest
 from medpipe.launch.devices import Place
 from medpipe.schema import Frozen, Manifest, Ref
-from medpipe.store import damaged_files, read_manifest
 from medpipe.tasks import TASKS
 
 WORKER = (sys.executable, "-m", "medpipe.launch.worker")
@@ -45,7 +46,7 @@ class Order(Frozen):
     task: str  # key of medpipe.tasks.TASKS
     settings: Settings
     inputs: dict[str, Ref]
-    out: str
+    out: str  # the folder of the result, named after the fingerprint
     fingerprint: str
     device: str = "cpu"
     run_id: str = ""
@@ -70,8 +71,8 @@ def write_order(
     """Write the order for an asset; `extra` adds what else its result depends on (a source file's hash, say)."""
     fingerprint = TASKS[task].fingerprint(settings, {key: ref.sha256 for key, ref in inputs.items()}, name=name, **extra)
     return Order(
-        name=name, task=task, settings=settings, inputs=inputs, out=str(settings.outputs / name), fingerprint=fingerprint,
-        device=place.device, run_id=run_id, commit=commit(),
+        name=name, task=task, settings=settings, inputs=inputs, out=str(results.folder_of(settings.outputs, name, fingerprint)),
+        fingerprint=fingerprint, device=place.device, run_id=run_id, commit=commit(),
     )  # fmt: skip
 
 
@@ -81,13 +82,30 @@ def command_of(order: Order) -> tuple[str, ...]:
     return WORKER if processes == 1 else (*TOGETHER, str(processes))
 
 
-def standing_result(order: Order) -> Manifest | None:
-    """The manifest of a finished, whole result of this very order, or None. A source that could not be had is tried again."""
+def standing_result(order: Order, say: Callable[[str], None] = lambda text: None) -> Manifest | None:
+    """The manifest of a finished, whole result of this very order, or None. A source that could not be had is tried again.
+
+    Args:
+        say: is told what is damaged, and which files somebody added.
+    """
     folder = Path(order.out)
-    manifest = read_manifest(folder)
-    if manifest is None or manifest.fingerprint != order.fingerprint or manifest.status != "ok" or damaged_files(folder, manifest):
+    try:
+        manifest = store.read_manifest(folder)
+    except store.DamagedManifest as error:
+        say(f"{order.name} is made anew: {error}")
         return None
+    if manifest is None or manifest.fingerprint != order.fingerprint or manifest.status != "ok":
+        return None
+    if damaged := results.damage(folder, manifest):
+        say(f"{order.name} is made anew: {_few(damaged)} in {folder} missing or not as made")
+        return None
+    if extra := store.extra_files(folder, manifest):
+        say(f"{order.name}: {_few(extra)} in {folder} is not of its making, and is left alone")
     return manifest
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def worker_environment(place: Place) -> dict[str, str]:
@@ -116,7 +134,8 @@ def commit() -> str:
 
 def to_ref(order: Order, manifest: Manifest) -> Ref:
     """What the next asset is handed."""
-    return Ref(path=order.out, sha256=manifest.sha256, status=manifest.status, reason=manifest.reason)
+    scope = results.scope_of(order.settings, TASKS[order.task].sections, order.inputs.values())
+    return Ref(path=order.out, sha256=manifest.sha256, status=manifest.status, reason=manifest.reason, scope=scope)
 
 
 def as_extras(order: Order) -> dict[str, Any]:

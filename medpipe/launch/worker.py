@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -21,12 +22,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from medpipe import store
+from medpipe import results, store
 from medpipe.errors import MedpipeError
 from medpipe.job import Job, Outcome, scoped
 from medpipe.kin import die_with_parent
 from medpipe.launch.devices import gpus_held
-from medpipe.launch.order import Order
+from medpipe.launch.order import Order, standing_result
 from medpipe.launch.together import RANK, rank
 from medpipe.schema import CheckResult, Manifest
 from medpipe.tasks import TASKS
@@ -34,8 +35,9 @@ from medpipe.tracking import Tracker
 
 PROGRESS_SECONDS = 5.0
 TRACKED = ("base", "sft", "verifier", "maporl", "benchmark")
-VOLATILE = ("metrics.jsonl", "training_logs.txt", "training_stats.json", "training_results.json", "plots/", "docs/")
-"""Files that tell how a result was made, not what it is: they carry times, so the content hash leaves them out."""
+LOG = "training_logs.txt"
+LOGGED = ("sft", "verifier", "maporl")
+"""Tasks whose log is part of the result: it grows in the folder of the result while the work goes on."""
 EXIT_EXPLAINED = 3
 """Exit status after a failure whose message was handed over."""
 
@@ -99,16 +101,24 @@ def assist(order: Order) -> None:
 def carry_out(order: Order, say: Callable[[str, str], None]) -> dict[str, Manifest]:
     """Do the work of an order and publish its folders; raises what the work raises and leaves nothing half-written.
 
+    A result that another run is making is waited for, and taken.
+
     Returns:
         By asset, the manifest of its result.
     """
-    _refuse_failed_inputs(order)
-    building = {part.name: _Part(part, say) for part in order.parts}
-    try:
-        return _build(order, building)
-    finally:
-        for part in building.values():
-            shutil.rmtree(part.partial, ignore_errors=True)  # gone already where it was published
+    _refuse_unfit_inputs(order)
+    with results.held([Path(part.out) for part in order.parts], lambda text: say("info", text)):
+        found = {part.name: manifest for part in order.parts if (manifest := standing_result(part))}
+        wanted = tuple(part for part in order.parts if part.name not in found)
+        if not wanted:
+            return found
+        rest = wanted[0].model_copy(update={"together": tuple(part.model_copy(update={"together": ()}) for part in wanted[1:])})
+        building = {part.name: _Part(part, say) for part in rest.parts}
+        try:
+            return {**found, **_build(rest, building)}
+        finally:
+            for part in building.values():
+                shutil.rmtree(part.partial, ignore_errors=True)  # gone already where it was published
 
 
 class _Part:
@@ -116,11 +126,19 @@ class _Part:
 
     def __init__(self, order: Order, say: Callable[[str, str], None]) -> None:
         self.order, self.final = order, Path(order.out)
-        self.partial = self.final.with_name(f".{self.final.name}.partial")
-        shutil.rmtree(self.partial, ignore_errors=True)
+        self.partial = results.partial_of(self.final)
         self.partial.mkdir(parents=True)
         self.log = order.settings.outputs / "logs" / f"{order.name.replace('/', '_')}.log"
+        self.log.unlink(missing_ok=True)  # not emptied: a finished result may hold the same file
         self.report = WorkReporter(self.log, self.partial, say)
+
+    def follow(self, log: Path) -> None:
+        """Let the log grow in the result's folder too, where `tail -f outputs/<asset>/training_logs.txt` finds it the first time."""
+        if self.order.task in LOGGED:
+            os.link(log, self.partial / LOG)
+            place = self.order.settings.outputs / self.order.name
+            if not place.exists():
+                results.show(self.order.settings.outputs, self.order.name, self.partial)
 
     def track(self, used: Mapping[str, Any]) -> None:
         order, settings = self.order, self.order.settings
@@ -133,14 +151,17 @@ class _Part:
         folders = {key: Path(ref.path) for key, ref in self.order.inputs.items()}
         return Job(self.order.name, settings, folders, self.partial, scratch, self.order.device, self.report)
 
-    def publish(self, outcome: Outcome, used: dict[str, Any], seconds: float, log: Path) -> Manifest:
+    def publish(self, outcome: Outcome, used: dict[str, Any], seconds: float) -> Manifest:
         order, settings = self.order, self.order.settings
-        if order.task in ("sft", "verifier", "maporl"):
-            shutil.copyfile(log, self.partial / "training_logs.txt")
         files = store.hash_tree(self.partial)
-        lasting = {name: sha for name, sha in files.items() if not name.startswith(VOLATILE)}
+        lacking = [name for name in TASKS[order.task].makes if name not in files]
+        if outcome.status == "ok" and lacking:
+            raise MedpipeError(
+                got=f"a result without {', '.join(lacking)}", expected="the files that every such result has", where=str(self.partial),
+                do="see the log for what removed or didn't write it, and materialise it again",
+            )  # fmt: skip
         manifest = Manifest(
-            task=order.task, fingerprint=order.fingerprint, sha256=store.hash_of_hashes(lasting), files=files,
+            task=order.task, fingerprint=order.fingerprint, sha256=store.content_hash(files), files=files,
             inputs={key: ref.sha256 for key, ref in order.inputs.items()}, settings=used, config_hash=settings.config_hash(),
             profile=settings.name, commit=order.commit, created_at=_now(), seconds=seconds, status=outcome.status, reason=outcome.reason,
             exports={name: str(target) for name, target in outcome.exports.items()}, metadata=dict(outcome.metadata), checks=outcome.checks,
@@ -161,6 +182,7 @@ def _build(order: Order, building: Mapping[str, _Part]) -> dict[str, Manifest]:
     outcomes: dict[str, Outcome] = {}
     first = next(iter(building.values()))
     for part in building.values():
+        part.follow(first.log)
         if part is not first:
             part.log.write_text(f"made in one pass with {first.order.name}: its log tells how far it is\n", encoding="utf-8")
     try:
@@ -173,25 +195,40 @@ def _build(order: Order, building: Mapping[str, _Part]) -> dict[str, Manifest]:
             if part.report.tracker and (outcome is None or outcome.status == "ok"):
                 part.report.tracker.close(outcome is None, _numbers(outcome))
     seconds = round(time.monotonic() - started, 2)
-    manifests = {name: part.publish(outcomes[name], used, seconds, first.log) for name, part in building.items()}
+    manifests = {name: part.publish(outcomes[name], used, seconds) for name, part in building.items()}
     shutil.rmtree(scratch, ignore_errors=True)
     return manifests
 
 
-def _refuse_failed_inputs(order: Order) -> None:
-    """A blocking check stops one run only: a later run must not build on data or weights that failed theirs."""
+def _refuse_unfit_inputs(order: Order) -> None:
+    """What the work is made from must be what it is said to be, whole, of one making, and have passed its checks.
+
+    A blocking check stops one run only: a later run must not build on data or weights that failed theirs.
+    """
     for key, ref in order.inputs.items():
         if ref.status != "ok":
             continue  # the work itself says what it does without it
-        manifest = store.read_manifest(Path(ref.path))
+        folder = Path(ref.path)
+        manifest = store.read_manifest(folder)
         if manifest is None or manifest.sha256 != ref.sha256:
             found = "no finished folder" if manifest is None else f"content {manifest.sha256[:12]}"
             raise MedpipeError(got=found, expected=f"content {ref.sha256[:12]}", where=ref.path, do=f"materialise {key} again")
+        if damaged := results.damage(folder, manifest):
+            raise MedpipeError(
+                got=f"{', '.join(damaged[:3])} missing or not as made", expected="the bytes that its manifest recorded", where=ref.path,
+                do=f"materialise {key} again: it is made anew",
+            )  # fmt: skip
         failed = [check.name for check in manifest.checks if _blocks(check)]
         if failed:
             raise MedpipeError(
                 got=f"{key} whose checks failed: {', '.join(failed)}", expected="checks that passed", where=ref.path,
                 do=f"see the checks of {key} on the Dagster page, mend its data or settings and materialise it again",
+            )  # fmt: skip
+        older = results.older_than(manifest, {name: one.sha256 for name, one in order.inputs.items() if one.status == "ok"})
+        if older and not TASKS[order.task].shows:
+            raise MedpipeError(
+                got=f"{key} made from another {', '.join(older)}", expected="inputs that belong together", where=order.name,
+                do=f"materialise {key} again (or select '*{order.name}')",
             )  # fmt: skip
 
 
@@ -260,6 +297,7 @@ def _in_context() -> Order:
 
 def main() -> None:
     """Carry out an order that comes through Dagster Pipes, or one that is named on the command line."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # an exit like any other: what is half made is removed
     if rank():
         die_with_parent(os.getppid())
         return assist(_saved() if len(sys.argv) > 1 else _in_context())

@@ -196,9 +196,10 @@ class CoTraining:
                 values |= update(
                     self.learners, batches, teaching, settings, exact=exact, reference=look, seed=seed, on_role=tell, ranks=ranks
                 )
-            progress.drawn += ranks.total(tokens_of(batches))
-            seconds = time.monotonic() - started
-            values |= {"tokens_per_second": ranks.total(tokens_of(batches)) / seconds, "seconds": seconds, "drawn": progress.drawn}
+            drawn, seconds = ranks.total(tokens_of(batches)), time.monotonic() - started
+            progress.drawn += drawn
+            values |= {"tokens_per_second": drawn / seconds, "seconds": seconds, "drawn": progress.drawn}
+            del batches, goals, teaching  # keys and values of all episodes: gone before the next are played
             last = iteration + 1 == most or bool(budget and progress.drawn >= budget)
             if settings.select_every and (last or (iteration + 1) % settings.select_every == 0):
                 values["selection"] = self._select(iteration + 1)

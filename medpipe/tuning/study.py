@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from medpipe.config import Settings, digest
 from medpipe.errors import MedpipeError
 from medpipe.job import Job, Outcome
-from medpipe.tasks import TASKS, code_hash
+from medpipe.tasks import TASKS
 from medpipe.tuning.results import FILES, pictures, write_results
 from medpipe.tuning.trial import COMMAND, SEARCHED, Bench, as_flags, hashes
 
@@ -114,7 +114,7 @@ def home_of(settings: Settings, inputs: Mapping[str, Path]) -> Path:
         section, _, key = name.partition(".")
         del chosen[section][key]
     space = settings.tuning.model_dump(mode="json", include={"learning_rates", "epochs", "batch_sizes", "safety_penalties"})
-    code = code_hash(("tuning", *(name for key in ("sft", "audit", "verifier", "maporl") for name in TASKS[key].code)))
+    code = [TASKS[key].version() for key in ("tuning", "sft", "audit", "verifier", "maporl")]
     identity = {"seed": settings.seed, "settings": chosen, "space": space, "inputs": hashes(inputs), "code": code}
     return settings.outputs / "tuning" / f"{settings.name}-{digest(identity)[:8]}"
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import yaml
 
-from medpipe import store
+from medpipe import results, store
 from medpipe.config import Settings
 from medpipe.errors import MedpipeError
 from medpipe.rewards.compose import COMPONENTS, normalised
@@ -67,8 +67,7 @@ class Bench:
         resolved["tuning"]["in_graph"] = False
         store.write_text(self.home / "profile.yaml", yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
         for key, sha in hashes(inputs).items():
-            ref = Ref(path=str(inputs[key].resolve()), sha256=sha)
-            store.write_json(self.outputs / "refs" / f"{key}.json", ref.model_dump())
+            results.write_ref(self.outputs, key, Ref(path=str(inputs[key].resolve()), sha256=sha))
 
     def carry_out(self, number: int, stage: str, values: Mapping[str, Any]) -> str:
         """Run one half of a trial; its words go to `trials/<number>/<stage>.log`.

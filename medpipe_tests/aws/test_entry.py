@@ -60,7 +60,7 @@ def given(tmp_path: Path) -> Path:
     (folder / "rows.jsonl").write_text("{}\n")
     files = store.hash_tree(folder)
     manifest = Manifest(task="split", fingerprint="", sha256=store.hash_of_hashes(files), files=files)
-    store.write_json(folder / store.MANIFEST, manifest.model_dump(mode="json"))
+    store.write_manifest(folder, manifest)
     launch = {
         "digest": "ab" * 32, "profile": "smoke", "settings": load_profile("smoke").model_dump(mode="json"), "select": "models/base",
         "inputs": {"splits/train": {"channel": "train", "sha256": manifest.sha256}},

@@ -35,7 +35,7 @@ def finish(folder: Path) -> str:
     store.write_text(folder / "weights.txt", folder.name)
     files = store.hash_tree(folder)
     manifest = Manifest(task="", fingerprint="", sha256=store.hash_of_hashes(files), files=files)
-    store.write_json(folder / store.MANIFEST, manifest.model_dump(mode="json"))
+    store.write_manifest(folder, manifest)
     return manifest.sha256
 
 

@@ -30,8 +30,13 @@ def finished(folder: Path, text: str = "weights") -> Manifest:
     (partial / "adapter.bin").write_text(text)
     (partial / "plots" / "loss.txt").write_text("1 2 3")
     files = store.hash_tree(partial)
-    manifest = Manifest(task="sft", fingerprint="f", sha256=store.hash_of_hashes(files), files=files)
-    store.publish(partial, folder, manifest)
+    store.publish(partial, folder, Manifest(task="sft", fingerprint="f", sha256=store.content_hash(files), files=files))
+    return known(folder)
+
+
+def known(folder: Path) -> Manifest:
+    manifest = store.read_manifest(folder)
+    assert manifest is not None
     return manifest
 
 
@@ -64,12 +69,14 @@ def test_what_is_kept_comes_back(shared: Store, place: Any, tmp_path: Path) -> N
 
 
 def test_references(shared: Store, place: Any) -> None:
-    assert shared.ref(KEY) is None
+    assert shared.refs(KEY) == []
     for sha in ("a" * 64, "b" * 64):
-        ref = Ref(path="/elsewhere/outputs/models/planner", sha256=sha)
+        ref = Ref(path="/elsewhere/outputs/store/models/planner/1234", sha256=sha, scope={"model": "1"})
         shared.keep_ref(KEY, ref)
-        assert shared.ref(KEY) == ref
-    assert (place / "refs" / "models" / "planner.json").is_file()
+        assert shared.refs(KEY) == [ref]
+    other = ref.model_copy(update={"scope": {"model": "2"}})
+    shared.keep_ref(KEY, other)
+    assert sorted(one.scope["model"] for one in shared.refs(KEY)) == ["1", "2"], "another profile's stands beside it"
 
 
 def test_a_second_keep_sends_nothing_and_mends_what_was_damaged(aws: Cloud, tmp_path: Path) -> None:
@@ -115,8 +122,8 @@ def test_the_manifest_goes_last(shared: Store, place: Any, tmp_path: Path, monke
 
 def test_a_store_names_no_places_on_this_machine(shared: Store, tmp_path: Path) -> None:
     manifest = finished(tmp_path / "made").model_copy(update={"exports": {"adapter.bin": str(tmp_path / "victim")}})
-    store.write_json(tmp_path / "made" / "manifest.json", manifest.model_dump(mode="json"))
-    shared.keep(KEY, tmp_path / "made", manifest)
+    store.write_manifest(tmp_path / "made", manifest)
+    shared.keep(KEY, tmp_path / "made", known(tmp_path / "made"))
     back = shared.fetch(KEY, manifest.sha256, tmp_path / "back")
     assert back.exports == {} and store.read_manifest(tmp_path / "back") == back
 
@@ -141,7 +148,7 @@ def test_a_manifest_that_lies_about_its_hash_is_refused(shared: Store, place: An
     for name in ("adapter.bin", "plots/loss.txt"):
         (there / name).parent.mkdir(parents=True, exist_ok=True)
         (there / name).write_text((place / KEY / other.sha256 / name).read_text())
-    (there / "manifest.json").write_text(other.model_copy(update={"sha256": wanted.sha256}).model_dump_json())
+    store.write_manifest(there, other.model_copy(update={"sha256": wanted.sha256}))
     with pytest.raises(MedpipeError, match="another hash"):
         shared.fetch(KEY, wanted.sha256, tmp_path / "back")
 

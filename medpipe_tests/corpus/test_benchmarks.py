@@ -16,7 +16,7 @@ from medpipe import store
 from medpipe.config import Settings
 from medpipe.corpus import benchmarks
 from medpipe.corpus.benchmarks import PUBLISHED, File, parse, read, run, stamp
-from medpipe.corpus.download import MIRROR
+from medpipe.corpus.download import MIRROR, hub_address
 from medpipe.errors import MedpipeError, SourceUnreachable
 from medpipe.job import Outcome
 from medpipe_tests.conftest import Collected, JobMaker
@@ -248,7 +248,7 @@ def test_stamp_follows_the_mirrors_content_and_asks_again_for_what_is_missing(mi
 def test_the_hubs_address_can_be_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
     url = "https://huggingface.co/datasets/x"
     monkeypatch.setenv("HF_ENDPOINT", "")
-    assert benchmarks.address(url) == url
+    assert hub_address(url, ()) == url
     monkeypatch.setenv("HF_ENDPOINT", "http://localhost:1/")
-    assert benchmarks.address(url) == "http://localhost:1/datasets/x"
-    assert benchmarks.address("https://example.org/x") == "https://example.org/x"
+    assert hub_address(url, ()) == "http://localhost:1/datasets/x"
+    assert hub_address("https://example.org/x", ()) == "https://example.org/x"

@@ -20,7 +20,7 @@ PARTS = ("collaboration", "relevance", "safety")
 
 def finish(folder: Path, status: Any = "ok", of_team: str = "this team") -> None:
     manifest = Manifest(task="", fingerprint="", sha256="this team", files={}, status=status, inputs={"models/maporl_team": of_team})
-    store.write_json(folder / store.MANIFEST, manifest.model_dump())
+    store.write_manifest(folder, manifest)
 
 
 def co_trained(outputs: Path, *, parts: bool = True, iterations: int = 8) -> None:

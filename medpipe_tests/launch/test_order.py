@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from medpipe import store
+from medpipe import results, store
 from medpipe.config import Settings, load_profile
 from medpipe.job import scoped
 from medpipe.launch.devices import place_light
@@ -83,7 +84,7 @@ def test_every_declared_section_is_one(settings: Settings, key: str) -> None:
 def finished(settings: Settings, **update: Any) -> tuple[Order, Path]:
     """An order, and the finished folder that stands for it."""
     order = write_order("sources/custom", "source", settings, {}, place_light(), "run", {})
-    partial = settings.outputs / "sources" / ".custom.partial"
+    partial = results.partial_of(Path(order.out))
     partial.mkdir(parents=True)
     store.write_jsonl(partial / store.ROWS, [{"a": 1}])
     files = store.hash_tree(partial)
@@ -96,24 +97,48 @@ def test_a_whole_result_of_the_very_order_stands(settings: Settings) -> None:
     order, folder = finished(settings)
     manifest = standing_result(order)
     assert manifest is not None
-    assert to_ref(order, manifest) == Ref(path=str(folder), sha256=manifest.sha256)
+    ref = to_ref(order, manifest)
+    assert (ref.path, ref.sha256, ref.status) == (str(folder), manifest.sha256, "ok")
+    assert set(ref.scope) == {"corpus", "seed"}, "what it depends on is handed on with it"
 
 
 def test_nothing_stands_before_it_was_made(settings: Settings) -> None:
     assert standing_result(write_order("sources/custom", "source", settings, {}, place_light(), "run", {})) is None
 
 
-@pytest.mark.parametrize("damage", ["flip", "add", "remove", "manifest"])
-def test_a_damaged_result_does_not_stand(settings: Settings, damage: str) -> None:
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        ("flip", "rows.jsonl in {folder} missing or not as made"), ("remove", "rows.jsonl in {folder} missing or not as made"),
+        ("manifest", ""), ("torn manifest", "got a manifest that can't be read"), ("other checks", "got a manifest that was altered"),
+    ],
+)  # fmt: skip
+def test_a_damaged_result_does_not_stand_and_the_damage_is_named(settings: Settings, damage: str, told: str) -> None:
     order, folder = finished(settings)
-    rows = folder / store.ROWS
+    assert standing_result(order) is not None  # every byte was read once, and is remembered
+    rows, manifest = folder / store.ROWS, folder / store.MANIFEST
     if damage == "flip":
+        times = rows.stat()
         rows.write_bytes(bytes([rows.read_bytes()[0] ^ 1]) + rows.read_bytes()[1:])
-    elif damage == "add":
-        (folder / "more.txt").touch()
+        os.utime(rows, ns=(times.st_atime_ns, times.st_mtime_ns))  # the same size, the same time
+    elif damage == "torn manifest":
+        manifest.write_bytes(manifest.read_bytes()[:100])
+    elif damage == "other checks":
+        manifest.write_text(manifest.read_text(encoding="utf-8").replace('"reason": ""', '"reason": "fine"'), encoding="utf-8")
     else:
-        (rows if damage == "remove" else folder / store.MANIFEST).unlink()
-    assert standing_result(order) is None
+        (rows if damage == "remove" else manifest).unlink()
+    said: list[str] = []
+    assert standing_result(order, said.append) is None
+    assert told.format(folder=folder) in " ".join(said)
+
+
+def test_a_file_that_somebody_added_is_named_and_left_alone(settings: Settings) -> None:
+    order, folder = finished(settings)
+    (folder / "notes.txt").write_text("mine", encoding="utf-8")
+    said: list[str] = []
+    assert standing_result(order, said.append) is not None
+    assert said == [f"sources/custom: notes.txt in {folder} is not of its making, and is left alone"]
+    assert (folder / "notes.txt").read_text(encoding="utf-8") == "mine"
 
 
 def test_what_could_not_be_had_is_tried_again(settings: Settings) -> None:

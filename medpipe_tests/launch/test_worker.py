@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from medpipe import store
+from medpipe import results, store
 from medpipe.config import Settings
 from medpipe.job import Job, Outcome
 from medpipe.launch.devices import Place, place_light
@@ -82,7 +82,14 @@ def work(order: Order, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def left_in(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    """What lies there, but for locks and what is remembered of files that were read."""
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    return [name for name in names if not name.endswith((".lock", ".seen.json"))]
+
+
+def only(order: Order) -> list[str]:
+    """What lies beside a finished result where nothing else was left."""
+    return [Path(order.out).name]
 
 
 def wait_until(true: Callable[[], Any], what: str) -> Any:
@@ -130,7 +137,7 @@ def test_a_worker_makes_the_folder_and_writes_its_manifest_last(settings: Settin
     assert [check.name for check in manifest.checks] == ["reachable", "schema_and_ranges", "drift"]
     newest = max(path.stat().st_mtime_ns for path in folder.iterdir())
     assert (folder / store.MANIFEST).stat().st_mtime_ns == newest
-    assert left_in(folder.parent) == ["custom"]
+    assert left_in(folder.parent) == only(order)
     assert left_in(settings.outputs / "scratch") == []
     assert "the user's own rows: 1 rows" in (settings.outputs / "logs" / "sources_custom.log").read_text(encoding="utf-8")
 
@@ -138,13 +145,40 @@ def test_a_worker_makes_the_folder_and_writes_its_manifest_last(settings: Settin
 def test_a_worker_that_fails_leaves_the_earlier_result_and_nothing_half_made(settings: Settings, bundled: Path, tmp_path: Path) -> None:
     order = bundled_order(settings)
     assert work(order, tmp_path).returncode == 0
-    before = standing_result(order)
+    rows = Path(order.out) / store.ROWS
+    rows.write_text("damaged", encoding="utf-8")  # so that it is made anew
     (bundled / "broken.yaml").write_text("conditions: [", encoding="utf-8")
     done = work(order, tmp_path)
     assert done.returncode == EXIT_EXPLAINED
     assert "expected a YAML list of conditions" in done.stdout
-    assert standing_result(order) == before
-    assert left_in(Path(order.out).parent) == ["synthetic"]
+    assert rows.read_text(encoding="utf-8") == "damaged"
+    assert left_in(Path(order.out).parent) == only(order)
+
+
+def test_a_result_that_stands_is_not_made_again(settings: Settings, bundled: Path, tmp_path: Path) -> None:
+    order = bundled_order(settings)
+    assert work(order, tmp_path).returncode == 0
+    before = (Path(order.out) / store.MANIFEST).stat().st_mtime_ns
+    (bundled / "broken.yaml").write_text("conditions: [", encoding="utf-8")  # would fail, were it read
+    assert work(order, tmp_path).returncode == 0
+    assert (Path(order.out) / store.MANIFEST).stat().st_mtime_ns == before
+
+
+def test_of_two_workers_at_once_one_makes_the_result_and_the_other_waits_and_takes_it(
+    settings: Settings, bundled: Path, tmp_path: Path, reading: Callable[[], int]
+) -> None:
+    order = bundled_order(settings)
+    command = [*WORKER, str(saved(order, tmp_path))]
+    with subprocess.Popen(command, env=ENVIRONMENT) as first:
+        reading()
+        with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as second:
+            assert second.stdout is not None
+            assert "another run is making sources/synthetic" in second.stdout.readline()
+            (bundled / "z_pipe.yaml").unlink()
+            first.kill()  # its lock is free at once, and what it left is tidied up
+            assert second.wait(DEADLINE) == 0
+    assert standing_result(order) is not None
+    assert left_in(Path(order.out).parent) == only(order)
 
 
 def test_a_worker_killed_in_the_middle_leaves_no_finished_folder_and_the_next_one_succeeds(
@@ -153,16 +187,17 @@ def test_a_worker_killed_in_the_middle_leaves_no_finished_folder_and_the_next_on
     order = bundled_order(settings)
     with subprocess.Popen([*WORKER, str(saved(order, tmp_path))], env=ENVIRONMENT) as worker:
         reading()
-        assert left_in(Path(order.out).parent) == [".synthetic.partial"]
+        partial = left_in(Path(order.out).parent)
         worker.kill()
         assert worker.wait() == -signal.SIGKILL
+    assert partial == [results.partial_of(Path(order.out)).name]
     assert not Path(order.out).exists()
     assert standing_result(order) is None
 
     (bundled / "z_pipe.yaml").unlink()
     assert work(order, tmp_path).returncode == 0
     assert standing_result(order) is not None
-    assert left_in(Path(order.out).parent) == ["synthetic"]
+    assert left_in(Path(order.out).parent) == only(order)
 
 
 def test_a_worker_killed_in_the_middle_leaves_the_earlier_result(
@@ -172,12 +207,13 @@ def test_a_worker_killed_in_the_middle_leaves_the_earlier_result(
     pipe.rename(aside)
     order = bundled_order(settings)
     assert work(order, tmp_path).returncode == 0
-    before = standing_result(order)
+    rows = Path(order.out) / store.ROWS
+    rows.write_text("damaged", encoding="utf-8")  # so that it is made anew
     aside.rename(pipe)
     with subprocess.Popen([*WORKER, str(saved(order, tmp_path))], env=ENVIRONMENT) as worker:
         reading()
         worker.kill()
-    assert standing_result(order) == before
+    assert rows.read_text(encoding="utf-8") == "damaged"
 
 
 def alive(pid: int) -> bool:
@@ -303,10 +339,12 @@ def test_numbers_and_exports_are_kept_and_times_do_not_change_the_content(settin
     first = carry_out(order_of_a_task(settings, monkeypatch, run), lambda level, text: said.append(f"{level}: {text}"))["sources/custom"]
     assert said == ["info: 1/1 done"]
     assert copy.read_text(encoding="utf-8") == "always the same\n"
-    line = store.read_jsonl(settings.outputs / "sources" / "custom" / "metrics.jsonl")[0]
+    numbers = Path(order_of_a_task(settings, monkeypatch, run).out) / "metrics.jsonl"
+    line = store.read_jsonl(numbers)[0]
     assert (line["step"], line["loss"]) == (1, 0.5)
-    (settings.outputs / "sources" / "custom" / "metrics.jsonl").write_text("", encoding="utf-8")
+    numbers.write_text("", encoding="utf-8")
     second = carry_out(order_of_a_task(settings, monkeypatch, run), print)["sources/custom"]
+    assert second.created_at and store.read_jsonl(numbers)[0]["loss"] == 0.5, "it was made anew"
     assert first.sha256 == second.sha256
     assert set(first.files) == {"metrics.jsonl", "result.txt"}
 
@@ -319,14 +357,14 @@ def test_a_failed_publication_leaves_no_partial_folder(settings: Settings, monke
     monkeypatch.setattr(os, "fsync", broken)
     with pytest.raises(OSError, match=os.strerror(errno.EIO)):
         carry_out(order, print)
-    assert left_in(settings.outputs / "sources") == []
+    assert left_in(Path(order.out).parent) == []
 
 
 def test_a_task_that_reads_what_it_did_not_declare_fails_and_leaves_nothing(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     order = order_of_a_task(settings, monkeypatch, lambda job: Outcome({"epochs": job.settings.training.epochs}))
     with pytest.raises(AttributeError, match="did not declare the settings section 'training'"):
         carry_out(order, print)
-    assert left_in(settings.outputs / "sources") == []
+    assert left_in(Path(order.out).parent) == []
 
 
 def test_one_order_makes_several_results_each_with_a_folder_of_its_own(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -343,8 +381,9 @@ def test_one_order_makes_several_results_each_with_a_folder_of_its_own(settings:
         "sources/custom": first.fingerprint, "sources/medtext": other.fingerprint
     }  # fmt: skip
     for name in made:
-        assert (settings.outputs / name / "name.txt").read_text(encoding="utf-8") == name
-        assert standing_result(first if name == "sources/custom" else other) is not None
+        order = first if name == "sources/custom" else other
+        assert (Path(order.out) / "name.txt").read_text(encoding="utf-8") == name
+        assert standing_result(order) is not None
 
 
 def test_a_failure_publishes_none_of_several_results(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -357,4 +396,4 @@ def test_a_failure_publishes_none_of_several_results(settings: Settings, monkeyp
     other = write_order("sources/medtext", "source", settings, {}, place_light(), "run", {})
     with pytest.raises(OSError, match=os.strerror(errno.EIO)):
         carry_out(first.model_copy(update={"together": (other,)}), print)
-    assert left_in(settings.outputs / "sources") == []
+    assert left_in(Path(first.out).parent) == left_in(Path(other.out).parent) == []

@@ -25,7 +25,7 @@ from medpipe_tests.operations.processes import BIN, DEADLINE, ROOT, dagster_of, 
 CONFIG = "deploy/dagster-postgres.yaml"
 MATERIALIZE = [sys.executable, "-m", "dagster", "asset", "materialize", "-m", "medpipe.definitions", "--select", "*"]
 DATA = (
-    "sources/synthetic,sources/custom,sources/medquad,sources/medquad_questions,sources/medtext,sources/phenotypes,sources/benchmarks,"
+    "sources/synthetic,sources/custom,sources/medquad,sources/medquad_questions,sources/medtext,sources/phenotypes,sources/benchmarks,sources/medqa_train,sources/medmcqa_train,sources/pubmedqa_train,"
     "corpus/clean,splits/train,splits/validation"
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from medpipe.team.workflow import Team
 from medpipe.training import maporl
 from medpipe.training.curriculum import Curriculum
 from medpipe.training.learned import LearnedVerifier
+from medpipe.training.update import Batch
 from medpipe.training.verifiers import TeamVerifier
 from medpipe_tests.tiny_team import real_job, tiny_settings
 
@@ -271,6 +273,26 @@ def test_the_best_adapters_by_held_back_training_side_questions_are_kept(
     kept = AdapterModel.load(inputs["models/base"], {role: job.out / role for role in ROLES})
     assert {role: weights_hash(kept.parameters(role)) for role in ROLES} == weights[1]
     assert trained <= {row.id for row in learn} and not trained & {row.id for row in selection}  # nor has anybody else's row come in
+
+
+def test_an_iterations_keys_and_values_are_gone_before_more_are_made(
+    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are the largest thing in memory; kept a line too long they are there twice."""
+    alive: list[int] = []
+
+    def counted(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            gc.collect()
+            alive.append(sum(isinstance(each, Batch) for each in gc.get_objects()))
+            return real(*args)
+
+        return call
+
+    for name in ("_draw", "_select"):
+        monkeypatch.setattr(maporl.CoTraining, name, counted(getattr(maporl.CoTraining, name)))
+    co_train(inputs, tmp_path, select_every=1)
+    assert len(alive) == 5 and set(alive) == {0}, "two draws, and held-back questions before and after each"
 
 
 def test_without_selection_the_last_adapters_are_kept(inputs: dict[str, Path], tmp_path: Path) -> None:
