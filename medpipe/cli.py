@@ -48,8 +48,13 @@ def run(
     """Materialise the graph; what has not changed is not made again."""
     settings = load_profile(profile, dict(parse_override(text) for text in overrides))
     mirror_folder()  # a mirror that does not exist is one message now, not one from every source
+    from medpipe.launch.devices import gpu_problem
     from medpipe.runner import run_graph
+    from medpipe.tracking import check_address, notes
 
+    check_address(settings)
+    for line in (*notes(settings), *filter(None, [gpu_problem()])):
+        print(visible(line), flush=True)
     print(f"medpipe · profile {settings.name}: {settings.description}\n{NOTICE}\n", flush=True)
     started = time.monotonic()
     done = run_graph(profile, select, overrides)
@@ -64,7 +69,7 @@ def run(
 def plan(
     profile: ProfileOption = DEFAULT_PROFILE,
     overrides: SetOption = [],  # noqa: B006  (typer copies it)
-    measure: Annotated[bool, typer.Option(help="measure this machine's matmul peak for a second; without it no time is foretold")] = True,
+    measure: Annotated[bool, typer.Option(help="measure the matmul peak for a second; else no time at the peak is told")] = True,
 ) -> None:
     """Foretell memory, steps, tokens, time and disk of the trainings, and set finished ones beside it; loads no weights."""
     from medpipe.plan import plan as foretell

@@ -109,6 +109,7 @@ def run_graph(profile: str, select: str, overrides: list[str]) -> Run:
         "resources": {"profile": {"config": {"name": profile, "overrides": overrides}}},
         "loggers": {"console": {"config": {"log_level": "INFO"}}},
     }
+    _home()
     require_outputs(settings.outputs)
     prepare()
     with dg.DagsterInstance.get() as instance:

@@ -8,18 +8,23 @@ stands and its files are whole, the asset is reused instead of made again. Comme
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module, metadata
 from pathlib import Path
 
+from medpipe import store
 from medpipe.config import Settings, digest
 from medpipe.job import Job, Outcome
 
 PACKAGE = Path(__file__).parent
+PARSER = 1  # to be raised where what is read off a file, or how, changes
 NO_CONTENT = ("__init__.py", "config.py", "errors.py", "job.py", "evaluation/plots.py", "evaluation/team_plots.py", "corpus/plots.py")
 """Imported, and yet of no influence on what a result is: settings count by their values, messages and pictures don't."""
 LIBRARIES = {
@@ -28,6 +33,10 @@ LIBRARIES = {
     "tokenizers": "tokenizers", "torch": "torch", "transformers": "transformers",
 }  # fmt: skip
 """Libraries whose version counts: module → distribution."""
+
+
+COMMENTS = re.compile(rb'''"""(?:[^\\]|\\.)*?"""|\'\'\'(?:[^\\]|\\.)*?\'\'\'|"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'|#[^\n]*''', re.DOTALL)
+"""A text, or a comment: whichever begins first, so that a # within a text is none."""
 
 
 @dataclass(frozen=True)
@@ -87,26 +96,58 @@ def code_hash(files: tuple[str, ...]) -> str:
 def libraries_of(files: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
     """Distribution and version of each library of LIBRARIES that these files import; the build of a version (+cpu) doesn't count."""
     names = {dotted.partition(".")[0] for file in files for dotted in _read(file)[0]}
-    return tuple((LIBRARIES[name], metadata.version(LIBRARIES[name]).partition("+")[0]) for name in sorted(names & LIBRARIES.keys()))
+    return tuple((LIBRARIES[name], _version(LIBRARIES[name])) for name in sorted(names & LIBRARIES.keys()))
+
+
+@lru_cache
+def _version(distribution: str) -> str:
+    return metadata.version(distribution).partition("+")[0]
 
 
 @lru_cache
 def _read(name: str) -> tuple[tuple[str, ...], str]:
-    """Of a file: the dotted names that it imports (`from a import b` counts as a.b), and the sha256 of its code."""
-    text = (PACKAGE / name).read_text(encoding="utf-8")
-    if not name.endswith(".py"):
+    """Of a file: the dotted names that it imports (`from a import b` counts as a.b), and the sha256 of its code.
+
+    Kept beside Python's own compiled files, by size and time as those are: to parse 70 files takes longer than to load the graph.
+    """
+    path = PACKAGE / name
+    stat = path.stat()
+    place, stamp = path.parent / "__pycache__" / f"{path.name}.code.json", [stat.st_mtime_ns, stat.st_size, PARSER]
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # not there, or not what was written
+        kept = json.loads(place.read_text(encoding="utf-8"))
+        if kept["stamp"] == stamp:
+            return tuple(kept["imports"]), str(kept["sha256"])
+    imports, sha256 = _parsed(path)
+    with contextlib.suppress(OSError):  # a package that can't be written to is parsed each time
+        place.parent.mkdir(exist_ok=True)
+        store.write_json(place, {"stamp": stamp, "imports": imports, "sha256": sha256})
+    return imports, sha256
+
+
+def _parsed(path: Path) -> tuple[tuple[str, ...], str]:
+    text = path.read_text(encoding="utf-8")
+    if path.suffix != ".py":
         return (), hashlib.sha256(text.encode()).hexdigest()
-    imports, texts, docstrings = [], [], []
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Import):
-            imports += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            imports += [f"{node.module}.{alias.name}" for alias in node.names]
-        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
-            docstrings.append(node.value)
-        elif isinstance(node, (ast.Constant, ast.JoinedStr)):
-            texts.append(node)
-    return tuple(imports), hashlib.sha256(_bare(text, docstrings, texts).encode()).hexdigest()
+    imports: list[str] = []
+    docstrings: list[ast.expr] = []
+    for statement in _statements(ast.parse(text)):
+        if isinstance(statement, ast.Import):
+            imports += [alias.name for alias in statement.names]
+        elif isinstance(statement, ast.ImportFrom):
+            imports += [f"{statement.module}.{alias.name}" for alias in statement.names]
+        elif isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant) and isinstance(statement.value.value, str):
+            docstrings.append(statement.value)
+    return tuple(imports), hashlib.sha256(_bare(text, docstrings).encode()).hexdigest()
+
+
+def _statements(node: ast.AST) -> Iterator[ast.stmt]:
+    """Every statement below a node: far fewer than there are expressions."""
+    for name in ("body", "orelse", "finalbody", "handlers", "cases"):
+        below = getattr(node, name, ())
+        for each in below if isinstance(below, list) else ():
+            if isinstance(each, ast.stmt):
+                yield each
+            yield from _statements(each)
 
 
 def _file(dotted: str) -> str:
@@ -116,33 +157,22 @@ def _file(dotted: str) -> str:
     return next((one for one in candidates if (PACKAGE / one).is_file()), "")
 
 
-def _bare(text: str, docstrings: Sequence[ast.expr], texts: Sequence[ast.expr]) -> str:
+def _bare(text: str, docstrings: Sequence[ast.expr]) -> str:
     """A module's text without what only people read; the same under every version of Python.
 
     Args:
         text: the module.
-        docstrings: texts that stand alone.
-        texts: all other literals: a # outside them begins a comment.
+        docstrings: its texts that stand alone.
     """
     lines = [line.encode() for line in io.StringIO(text)]  # split where Python's own line numbers are
     for node in docstrings:
         first, last = node.lineno - 1, (node.end_lineno or node.lineno) - 1
         kept = lines[first][: node.col_offset] + b"0" + lines[last][node.end_col_offset :]  # a body that is a docstring stays a body
         lines[first : last + 1] = [kept] + [b""] * (last - first)
-    inside: dict[int, list[tuple[int, int]]] = {}
-    for node in texts:
-        for row in range(node.lineno - 1, node.end_lineno or node.lineno):
-            start = node.col_offset if row == node.lineno - 1 else 0
-            stop = (node.end_col_offset or 0) if row == (node.end_lineno or 0) - 1 else len(lines[row])
-            inside.setdefault(row, []).append((start, stop))
-    for row, line in enumerate(lines):
-        at = line.find(b"#")
-        while at >= 0 and any(start <= at < stop for start, stop in inside.get(row, ())):
-            at = line.find(b"#", at + 1)
-        if at >= 0:
-            lines[row] = line[:at]
-    kept_lines = (line.rstrip() for line in lines)
-    return b"\n".join(line for line in kept_lines if line.strip() not in (b"", b"0")).decode()
+    bare = b"".join(lines)
+    if b"#" in bare:
+        bare = COMMENTS.sub(lambda found: b"" if found[0].startswith(b"#") else found[0], bare)
+    return b"\n".join(line.rstrip() for line in bare.split(b"\n") if line.strip() not in (b"", b"0")).decode()
 
 
 ROWS_FILE = ("rows.jsonl",)

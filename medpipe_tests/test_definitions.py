@@ -180,7 +180,8 @@ def test_arrows_go_from_sources_to_the_report() -> None:
     assert parents["models/agent_rl"] == sorted([*learned_from, "models/agent", "models/maporl_team"])
     assert parents["rewards/audit"] == ["splits/train"]
     assert "models/maporl_team" in parents["evaluation/medqa"]
-    assert [key for key in KEYS if "evaluation/medqa" in parents[key]] == ["evaluation/leaderboard"]  # and never a model
+    shown_by = ["evaluation/leaderboard", "release/champion", "release/report"]
+    assert [key for key in KEYS if "evaluation/medqa" in parents[key]] == shown_by  # and never a model
     assert "evaluation/leaderboard" in parents["release/report"]
 
 
@@ -248,8 +249,8 @@ def test_retraining_is_weekly_and_off_until_switched_on() -> None:
 def test_each_role_claims_its_gpu_or_the_cpu(loaded: dict[str, dict[str, Any]], gpus: str, pools: list[str]) -> None:
     claimed = loaded[gpus]["pools"]
     assert [claimed[f"models/{role}"] for role in ROLES] == [[pool] for pool in pools]
-    assert claimed["models/maporl_team"] == claimed["evaluation/leaderboard"] == [pools[0]]
-    assert claimed["corpus/clean"] == []
+    assert claimed["models/maporl_team"] == claimed["evaluation/safety"] == [pools[0]]
+    assert claimed["corpus/clean"] == claimed["evaluation/leaderboard"] == []
 
 
 def test_on_sagemaker_the_models_are_one_step_with_the_same_keys_and_checks() -> None:

@@ -197,7 +197,7 @@ class Release:
         self.outputs.team(metadata={"again": self.count})
         folder = self.outputs.settings.outputs / "models" / "maporl_team"
         manifest = self.outputs.manifest("models/maporl_team")
-        store.write_json(folder / store.MANIFEST, {**manifest.model_dump(mode="json"), "sha256": f"{self.count:064d}"})
+        store.write_manifest(folder, manifest.model_copy(update={"sha256": f"{self.count:064d}"}))
 
     @property
     def aliases(self) -> dict[str, str]:

@@ -36,7 +36,10 @@ from medpipe.schema import Manifest, Ref
 from medpipe.tasks import TASKS
 
 LOOK_SECONDS = 60
-PASSED_ON = ("SAGEMAKER_TRAINING_DEBUG", "TRANSFORMERS_VERBOSITY", "WANDB_PROJECT", "WANDB_TAGS", "MLFLOW_TRACKING_URI")
+PASSED_ON = (
+    "SAGEMAKER_TRAINING_DEBUG", "TRANSFORMERS_VERBOSITY", "WANDB_PROJECT", "WANDB_TAGS", "MLFLOW_TRACKING_URI",
+    "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF",
+)  # fmt: skip
 """Variables of this process that a job gets too. None of them is a secret: a job's environment can be read by all who may describe it."""
 
 

@@ -11,7 +11,7 @@ import json
 import os
 import signal
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from dagster_pipes import encode_param
@@ -20,7 +20,7 @@ from medpipe import store
 from medpipe.aws.layout import SHORTEST, evaluations, failed_checks, in_two, private_values
 from medpipe.aws.voice import HIDDEN, Voice
 from medpipe.config import load_profile
-from medpipe.schema import LEARNERS
+from medpipe.schema import LEARNERS, CheckResult
 from medpipe_tests.aws.conftest import Cloud
 from medpipe_tests.aws.containers import WHERE, Container, lay_channels, run_container, start_container
 from medpipe_tests.aws.folders import finished
@@ -226,13 +226,13 @@ def test_a_selection_is_parted_into_models_and_what_judges_them() -> None:
 
 def test_only_checks_that_block_are_told(tmp_path: Path) -> None:
     finished(tmp_path, "models/base")
-    path = tmp_path / "models" / "base" / store.MANIFEST
-    checks = [
-        {"name": f"{severity}-{passed}", "passed": passed, "severity": severity}
-        for severity in ("error", "warn")
-        for passed in (True, False)
-    ]
-    store.write_json(path, store.read_json(path) | {"checks": checks})
+    manifest = store.read_manifest(tmp_path / "models" / "base")
+    assert manifest
+    severities: tuple[Literal["error", "warn"], ...] = ("error", "warn")
+    checks = tuple(
+        CheckResult(name=f"{severity}-{passed}", passed=passed, severity=severity) for severity in severities for passed in (True, False)
+    )
+    store.write_manifest(tmp_path / "models" / "base", manifest.model_copy(update={"checks": checks}))
     assert failed_checks(tmp_path, ["models/base", "models/gone"]) == [{"asset": "models/base", "check": "error-False", "description": ""}]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from medpipe.aws.channels import EVAL, TRAIN, trained_keys
 from medpipe.aws.request import Launch
 from medpipe.config import Settings, load_profile
 from medpipe.errors import MedpipeError
+from medpipe.results import show
 from medpipe.schema import Manifest, Ref
 from medpipe_tests.aws.conftest import Cloud
 from medpipe_tests.aws.folders import finished
@@ -33,7 +35,10 @@ def make_models(settings: Settings, inputs: dict[str, Ref]) -> None:
     """Stand-ins for models, under the fingerprints that real ones would have."""
     for key in trained_keys(settings):
         order = results.orders(settings, inputs)[key]
-        finished(settings.outputs, key, key, "weights", order.task, order.fingerprint)
+        finished(settings.outputs / "new", key, key, "weights", order.task, order.fingerprint)
+        Path(order.out).parent.mkdir(parents=True)
+        (settings.outputs / "new" / key).rename(order.out)
+        show(settings.outputs, key, Path(order.out))
 
 
 class Left:
@@ -46,7 +51,7 @@ class Left:
         make_models(there, self.inputs)
         self.final = tmp_path / "model" / "final_model"
         self.final.mkdir(parents=True)
-        (there.outputs / "models").rename(self.final / "models")
+        shutil.copytree(there.outputs / "models", self.final / "models")
         self.listed = {
             "digest": LAUNCH.digest,
             "assets": {key: manifest.sha256 for key in trained_keys(there) if (manifest := store.read_manifest(self.final / key))},
@@ -129,7 +134,7 @@ def no_manifest(left: Left) -> None:
 def other_code(left: Left) -> None:
     manifest = store.read_manifest(left.final / TEAM)
     assert manifest
-    store.write_json(left.final / TEAM / store.MANIFEST, manifest.model_copy(update={"fingerprint": "0" * 64}).model_dump(mode="json"))
+    store.write_manifest(left.final / TEAM, manifest.model_copy(update={"fingerprint": "0" * 64}))
 
 
 @pytest.mark.parametrize(

@@ -385,6 +385,6 @@ def test_a_collapsing_team_stops_the_run(inputs: dict[str, Path], tmp_path: Path
 
 
 def test_too_many_malformed_messages_stop_the_run(inputs: dict[str, Path], tmp_path: Path) -> None:
-    """With a single token nobody gets to an end."""
+    """With four tokens nobody gets to an end."""
     with pytest.raises(MedpipeError, match=r"100% malformed messages.*max_malformed = 90%"):
-        co_train(inputs, tmp_path, max_malformed=0.9, verifier="exact", team__max_new_tokens=dict.fromkeys(ROLES, 1))
+        co_train(inputs, tmp_path, max_malformed=0.9, verifier="exact", team__max_new_tokens=dict.fromkeys(ROLES, 4))
