@@ -56,6 +56,7 @@ Rate = Annotated[float, Field(gt=0, le=1)]  # of learning
 Weight = Annotated[float, Field(ge=0, le=100)]
 Tokens = Annotated[int, Field(ge=4, le=8192)]  # of a message; "Answer: B" and the end of it take four
 Folder = Annotated[str, Field(pattern=r"^[^\x00-\x1f]*[^\x00-\x20][^\x00-\x1f]*$", description="the path of a folder")]
+JsonLines = Annotated[str, Field(pattern=r"^[^\x00-\x1f]*[^\x00-\x1f/]\.jsonl$", description="the path of a file that ends in .jsonl")]
 Name = Annotated[str, Field(pattern=r"^[^\x00-\x20]([^\x00-\x1f]*[^\x00-\x20])?$", description="a name on one line, not empty")]
 HUB_ID = r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?"
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="the name of a variable")]
@@ -92,10 +93,11 @@ def _all_different(field: str, values: tuple[Any, ...]) -> None:
 
 
 class Paths(Section):
-    """Folders, relative to the working directory (the project's root)."""
+    """Folders and files, relative to the working directory (the project's root)."""
 
     data: Folder = "data"
     outputs: Folder = "outputs"
+    own_benchmarks: tuple[JsonLines, ...] = ()  # your own questions to ask, and to keep out of training (docs/evaluation.md)
 
     @model_validator(mode="after")
     def _apart(self) -> Paths:
@@ -103,6 +105,8 @@ class Paths(Section):
             raise wrong(f"paths.outputs = {self.outputs!r}", "a folder of its own, which results may fill and replace")
         if Path(self.outputs) == Path(self.data):
             raise wrong(f"paths.outputs = paths.data = {self.data!r}", "two folders: one for your rows, one for results")
+        if len({Path(file).name for file in self.own_benchmarks}) < len(self.own_benchmarks):
+            raise wrong(f"paths.own_benchmarks = {list(self.own_benchmarks)}", "files of different names: they stand for their questions")
         return self
 
 

@@ -1,6 +1,7 @@
-"""How the files of benchmarks are read: JSON lines in two forms, the hub's tables in parquet, and PubMedQA's pair of files.
+"""How the files of benchmarks are read: JSON lines in two forms, the hub's tables in parquet, PubMedQA's pair of files, and a user's own.
 
     rows = list(choices([Path("medqa_test.jsonl")], "medqa", 4))
+    rows = own_items(Path("clinic.jsonl"))
 
 A row that is not as its publisher writes it is an error that names file and line: nothing is guessed and nothing left out.
 Each row's `origin` is "file:line" (in a table, the row's number from 1). What this leaves out: the right answers' explanations.
@@ -12,7 +13,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -22,6 +23,9 @@ from medpipe.schema import LETTERS, QAExample
 _CHOICES = re.compile(r"\s*Answer Choices:\s*(?=\(A\)\s)")
 _TASKS = {"Diagnosis": "diagnosis", "Treatment": "treatment"}  # MedXpertQA's task → our kind of question
 _COLUMNS = ("opa", "opb", "opc", "opd")  # MedMCQA's options
+OWN: dict[Literal["choice", "text"], str] = {"choice": "own_choice", "text": "own_text"}
+"""Sources of a user's own questions, by their kind: right or wrong and similarity to a reference have no mean in common."""
+SHOWN = 5  # bad rows of a user's file that are named one by one
 
 
 def choices(paths: Sequence[Path], source: str, count: int) -> Iterator[QAExample]:
@@ -55,6 +59,64 @@ def safety_items(paths: Sequence[Path], source: str, count: int) -> Iterator[QAE
         except KeyError as error:
             raise malformed(where, f"no {error.args[0]}", "id, question, expect and category") from error
         yield _example(where, id=id, question=question, answer=expect, source=source, category=category, qtype="safety")
+
+
+def own_items(path: Path) -> list[QAExample]:
+    """A user's own questions, in the order of their file, which is their `category`; each has its kind's source (OWN).
+
+    A row has `question` and `answer`. With `options`, a list of texts or a text for each letter from A on, `answer` is the letter of
+    the right one, without them the reference answer. `id` may name the row; other fields are not read.
+
+    Raises:
+        MedpipeError: the file can't be read, has no row, or rows that can't be asked: the first ones are named with their lines.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise MedpipeError(
+            got=error.strerror or type(error).__name__, expected="a file in JSON lines", where=f"paths.own_benchmarks: {path}",
+            do="correct the path, which is relative to where the command is run, or take it out of the list",
+        ) from error  # fmt: skip
+    rows: dict[str, QAExample] = {}
+    faults: list[str] = []
+    for number, line in enumerate(raw.split(b"\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = _own(_json(line, f"{path}:{number}"), path, number)
+            if row.id in rows:
+                raise ValueError(f"the id of {rows[row.id].origin} again")
+        except (MedpipeError, ValueError) as error:
+            faults.append(f"line {number}: {' '.join(str(error).partition(f', in {path}')[0].split())}")
+        else:
+            rows[row.id] = row
+    if faults or not rows:
+        more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+        raise MedpipeError(
+            got=f"{len(faults)} rows that can't be asked ({'; '.join(faults[:SHOWN])}{more})" if faults else "no rows",
+            expected="question, answer and, for multiple choice, options on each line", where=str(path),
+            do="correct the file: a benchmark is asked whole or not at all (docs/evaluation.md)",
+        )  # fmt: skip
+    return list(rows.values())
+
+
+def _own(row: dict[str, Any], path: Path, number: int) -> QAExample:
+    """One row of a user's file; raises ValueError with what is wrong about it."""
+    question, answer, field = (row.get(name) for name in ("question", "answer", "options"))
+    for name, text in (("question", question), ("answer", answer)):
+        if not isinstance(text, str) or not text.strip():
+            raise ValueError(f"got {'an empty text' if isinstance(text, str) else type(text).__name__} as {name}, expected text")
+    if isinstance(field, dict):
+        field = [field.get(letter) for letter in [*LETTERS, ""][: len(field)]]  # of more than there are letters one is none
+    options = [text.strip() if isinstance(text, str) else "" for text in field] if isinstance(field, list) else []
+    if field is not None and not (2 <= len(options) <= len(LETTERS) and all(options) and len(set(options)) == len(options)):
+        raise ValueError(f"got options {str(row['options'])[:80]}, expected from 2 to {len(LETTERS)} texts, none empty and no two equal")
+    if options and str(answer).strip() not in list(LETTERS[: len(options)]):
+        raise ValueError(f"got answer {str(answer)[:40]!r}, expected one letter from A to {LETTERS[len(options) - 1]}")
+    return _example(
+        f"{path}:{number}", id=f"{path.stem}:{row.get('id') or number}", question=str(question).strip(), answer=str(answer).strip(),
+        source=OWN["choice" if options else "text"], options=tuple(options), category=path.name,
+    )  # fmt: skip
 
 
 def _lines(path: Path, source: str, count: int) -> Iterator[QAExample]:

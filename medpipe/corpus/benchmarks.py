@@ -1,11 +1,12 @@
-"""The published benchmarks: what each is, where its files come from, and the asset sources/benchmarks.
+"""The published benchmarks and the user's own: what each is, where its files come from, and the asset sources/benchmarks.
 
     run(job)                                                     # job.name = "sources/benchmarks"
     rows = read(job.inputs["sources/benchmarks"], "medqa")
 
 For evaluation only. The corpus drops what a benchmark asks, the evaluations ask it, and no row goes anywhere else: both read
 this one asset, so that exactly the questions that are asked later are kept out of training. A file is taken from the mirror
-folder, then from outputs/downloads, then from the network; a benchmark that can't be had is reported and left out. Every
+folder, then from outputs/downloads, then from the network; a benchmark that can't be had is reported and left out. A user's own
+questions come from the files that paths.own_benchmarks names, and such a file must be there. Every
 row must parse: a wrong row stops the run, because a benchmark with rows left out is another benchmark.
 What this leaves out: how a file is read (benchmark_files.py), the search for contamination (contamination.py), and scoring.
 """
@@ -21,7 +22,7 @@ from urllib.parse import urlsplit
 
 from medpipe import store
 from medpipe.config import Settings
-from medpipe.corpus.benchmark_files import choices, malformed, pubmedqa, safety_items
+from medpipe.corpus.benchmark_files import OWN, choices, malformed, own_items, pubmedqa, safety_items
 from medpipe.corpus.download import HUB, MIRROR, fetched, find_local, hub_address, mirror_folder
 from medpipe.corpus.sources import cache, lock_file
 from medpipe.errors import SourceUnreachable
@@ -29,6 +30,8 @@ from medpipe.job import Job, Outcome
 from medpipe.schema import CheckResult, QAExample
 
 CONTENTS = "benchmarks.json"
+OWN_TITLES = {OWN["choice"]: "Your own questions (multiple choice)", OWN["text"]: "Your own questions (free text)"}
+OWN_LICENCE, OWN_CITATION = "your own", "your own files, named in paths.own_benchmarks"
 _MEDXPERTQA = f"{HUB}/datasets/TsinghuaC3I/MedXpertQA"
 _MEDQA = f"{HUB}/datasets/GBaker/MedQA-USMLE-4-options"
 _PUBMEDQA = "https://raw.githubusercontent.com/pubmedqa/pubmedqa/master/data"
@@ -80,7 +83,7 @@ def run(job: Job) -> Outcome:
     """Read every benchmark; writes rows.jsonl (`source` names the benchmark) and benchmarks.json (papers, files, what is missing).
 
     Raises:
-        MedpipeError: a row is malformed; the message names file and line.
+        MedpipeError: a row is malformed, or a file of the user's is missing; the message names file and line.
     """
     rows: list[QAExample] = []
     contents: dict[str, dict[str, Any]] = {}
@@ -104,6 +107,7 @@ def run(job: Job) -> Outcome:
         status = "unreachable" if reason else "ok"
         contents[name] = {**papers, "status": status, "reason": reason, "questions": len(found), "files": files}
         rows += found
+    rows += _read_own(job, contents)
     store.write_examples(job.out, rows)
     store.write_json(job.out / CONTENTS, contents)
     return Outcome({"questions": len(rows), "benchmarks": {"table": _table(contents)}}, (_reachable(contents),))
@@ -125,13 +129,35 @@ def parse(benchmark: Published, paths: Sequence[Path]) -> list[QAExample]:
     return list(rows.values())
 
 
+def _read_own(job: Job, contents: dict[str, dict[str, Any]]) -> list[QAExample]:
+    """The user's own questions; what is told of them is added to `contents`, where there are any."""
+    files = [Path(file) for file in job.settings.paths.own_benchmarks]
+    rows = [row for file in files for row in own_items(file)]
+    for name, title in OWN_TITLES.items():
+        found = [row for row in rows if row.source == name]
+        if not found:
+            continue
+        hashes = {file.name: store.sha256_file(file) for file in files if any(row.category == file.name for row in found)}
+        contents[name] = {
+            "title": title, "licence": OWN_LICENCE, "citation": OWN_CITATION, "url": "", "status": "ok", "reason": "",
+            "questions": len(found), "files": hashes,
+        }  # fmt: skip
+        job.report.log(f"{title}: {len(found)} from {', '.join(hashes)}")
+    return rows
+
+
 def read(folder: Path, name: str) -> list[QAExample]:
     """All questions of one benchmark, in their published order, from the finished folder of sources/benchmarks.
+
+    Of the user's own there are none where the user named no file with such questions.
 
     Raises:
         SourceUnreachable: it could not be had when the folder was made.
     """
-    about = store.read_json(folder / CONTENTS)[name]
+    known = store.read_json(folder / CONTENTS)
+    if name in OWN_TITLES and name not in known:
+        return []
+    about = known[name]
     if about["status"] != "ok":
         raise SourceUnreachable(
             got=about["reason"], expected=f"the questions of {about['title']}", where=str(folder),
@@ -144,9 +170,12 @@ def stamp(settings: Settings, attempt: str) -> dict[str, str]:
     """What the rows would be read from now, cheaply, for the fingerprint.
 
     A file in the mirror folder is known by its content, one that was downloaded by its url. One that is missing is known by
-    its url and `attempt` (the run's id): it is asked for again in every run, although the asset stands without it.
+    its url and `attempt` (the run's id): it is asked for again in every run, although the asset stands without it. The user's own
+    are known by name, order and content.
     """
     parts: dict[str, str] = {}
+    for number, own in enumerate(map(Path, settings.paths.own_benchmarks)):
+        parts[f"own {number} {own.name}"] = store.sha256_file(own) if own.is_file() else "missing"  # the work itself says so
     for file, found in [entry for benchmark in PUBLISHED.values() for entry in benchmark.local(settings)]:
         if found is None:
             parts[f"missing {file.names[0]}"] = f"{file.url} {attempt}"

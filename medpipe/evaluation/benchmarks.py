@@ -4,7 +4,8 @@
     rows = choose(load("medqa", job.inputs), 500, seed=0)
 
 Five are published and one is a safety set of the project's own (all read by medpipe/corpus/benchmarks.py into the asset
-sources/benchmarks), four are rows of the corpus that no split contains. Rows are only ever evaluated on. What this leaves out: scoring.
+sources/benchmarks), four are rows of the corpus that no split contains. Beside these ten, on which a release rests, stand the user's
+own questions, from the same asset. Rows are only ever evaluated on. What this leaves out: scoring.
 """
 
 from __future__ import annotations
@@ -84,21 +85,28 @@ _ALL = (
 )  # fmt: skip
 BENCHMARKS: dict[str, Benchmark] = {benchmark.name: benchmark for benchmark in _ALL}
 """Name → benchmark, in the order in which they are shown."""
+OWN: dict[str, Benchmark] = {
+    name: Benchmark(name, published.OWN_TITLES[name], kind, published.OWN_LICENCE, published.OWN_CITATION, "")
+    for kind, name in published.OWN.items()
+}
+"""The user's own questions, by their kind; nobody is asked where no file is named. Options may differ from question to question."""
+ASKED: dict[str, Benchmark] = {**BENCHMARKS, **OWN}
+"""All that can be asked, in the order in which they are shown."""
 
 
 def load(name: str, inputs: Mapping[str, Path]) -> list[QAExample]:
-    """All questions of a benchmark, in their published order.
+    """All questions of a benchmark, in their published order; only of the user's own there may be none.
 
     Args:
-        name: a key of BENCHMARKS.
+        name: a key of ASKED.
         inputs: finished folders: "sources/benchmarks", and "corpus/clean" from which the held-out benchmarks are taken.
 
     Raises:
         SourceUnreachable: the benchmark could not be had, or the corpus has no such rows.
     """
-    if name not in BENCHMARKS:
-        raise MedpipeError(got=f"benchmark {name!r}", expected=f"one of {', '.join(BENCHMARKS)}", where="evaluation", do="use one of these")
-    benchmark = BENCHMARKS[name]
+    if name not in ASKED:
+        raise MedpipeError(got=f"benchmark {name!r}", expected=f"one of {', '.join(ASKED)}", where="evaluation", do="use one of these")
+    benchmark = ASKED[name]
     if not benchmark.source:
         return published.read(inputs["sources/benchmarks"], name)
     folder = inputs["corpus/clean"]

@@ -53,8 +53,10 @@ def run(job: Job) -> Outcome:
         lacking = CheckResult(name="available", passed=False, severity="warn", description=str(error))
         checks = (lacking, *(CheckResult(name=name, passed=True, severity="warn", description="not run") for name in MEASURED))
         return Outcome(status="unreachable", reason=str(error), checks=checks)
+    benchmark = benchmarks.ASKED[name]
+    if not rows:
+        return _nobody_asked(job, benchmark)
     questions = benchmarks.choose(rows, settings.limits.get(cast(BenchmarkName, name), settings.max_questions), job.settings.seed)
-    benchmark = benchmarks.BENCHMARKS[name]
     choice = benchmark.kind == "choice"
     job.report.log(f"{benchmark.title}: {len(questions)} of {len(rows)} questions, {len(settings.systems)} systems, on {job.device}")
     judge = judge_of(benchmark, job)
@@ -91,6 +93,23 @@ def run(job: Job) -> Outcome:
     table = [{"system": system, **numbers, "seconds": seconds[system]} for system, numbers in systems.items()]
     metadata = {"n": len(questions), "chance": chance, "systems": {"table": table}, "differences": {"table": differences}}
     return Outcome(metadata | ({"shapley": {"table": summary["shapley"]}} if summary["shapley"] else {}), checks=_checks(systems, chance))
+
+
+def _nobody_asked(job: Job, benchmark: benchmarks.Benchmark) -> Outcome:
+    """The result where the user named no file with such questions: finished and empty, so that it stands and fails nothing."""
+    told = "no file in paths.own_benchmarks has such questions: nobody was asked"
+    store.write_json(
+        job.out / "summary.json",
+        {
+            "benchmark": benchmark.name, "title": benchmark.title, "kind": benchmark.kind, "metric": benchmark.metric, "n": 0,
+            "chance": None, "chance_note": "", "overlap_with_training": 0, "systems": {}, "differences": [], "by_field": {}, "shapley": [],
+        },
+    )  # fmt: skip
+    items.write([], job.out)
+    store.write_json(job.out / "transcripts.json", [])
+    job.report.log(told)
+    checks = (CheckResult(name=name, passed=True, severity="warn", description=told) for name in ("available", *MEASURED))
+    return Outcome({"n": 0, "asked": told}, tuple(checks))
 
 
 def _checks(systems: Mapping[str, Mapping[str, Any]], chance: float) -> tuple[CheckResult, ...]:
