@@ -101,18 +101,8 @@ def _when_inputs_change() -> Any:
     return (InputsChanged() & ready).with_label("inputs_changed_and_settled")
 
 
-def _with_its_benchmarks() -> Any:
-    """For the leaderboard: in the run of the benchmarks that it shows, or after them."""
-    on = dg.AutomationCondition
-    asked = on.any_deps_match(on.will_be_requested())
-    ready = ~on.in_progress() & ~on.any_deps_match(on.in_progress() | on.any_deps_match(_unsettled()))
-    return ((InputsChanged() | asked) & ready).with_label("inputs_changed_or_benchmarks_requested")
-
-
 WHEN_INPUTS_CHANGE = _when_inputs_change()
-"""Automation condition of the models, the benchmarks, the champion and the report."""
-
-WITH_ITS_BENCHMARKS = _with_its_benchmarks()
+"""Automation condition of the models, the evaluation, the champion and the report."""
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", dg.BetaWarning)  # a condition of our own can only be evaluated in the process that has the code
@@ -162,7 +152,7 @@ def look(files: Sequence[Path], seen: Seen | None, now: float) -> tuple[Seen, dg
         seen: what was remembered from the look before; None at the first.
         now: seconds since 1970.
     """
-    stats = {path.name: path.stat() for path in files}
+    stats = {_name(path): path.stat() for path in files}
     listed = "".join(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n" for name, stat in sorted(stats.items()))
     times = hashlib.sha256(listed.encode()).hexdigest()
     if seen is None and not files:
@@ -182,4 +172,9 @@ def look(files: Sequence[Path], seen: Seen | None, now: float) -> tuple[Seen, dg
 
 
 def _content(files: Sequence[Path]) -> str:
-    return store.hash_of_hashes({path.name: store.sha256_file(path) for path in files})
+    return store.hash_of_hashes({_name(path): store.sha256_file(path) for path in files})
+
+
+def _name(path: Path) -> str:
+    """With its folder: data/custom/a.jsonl and data/a.jsonl are two files."""
+    return "/".join(path.parts[-2:])

@@ -3,9 +3,8 @@
 import dagster as dg
 from dagster import AssetExecutionContext
 
-from medpipe.assets.present import CHECKS, HANDED_OVER, check_specs
+from medpipe.assets.present import HANDED_OVER, check_specs
 from medpipe.corpus import benchmarks
-from medpipe.corpus.own_rows import CHECK as OWN_ROWS
 from medpipe.corpus.sources import SOURCES, stamp
 from medpipe.resources import Launcher, Profile
 from medpipe.schema import Ref
@@ -22,10 +21,7 @@ def source_asset(name: str) -> dg.AssetsDefinition:
         key=["sources", name], group_name="sources", kinds={"table"}, owners=OWNERS, dagster_type=HANDED_OVER,
         code_version=TASKS["source"].version(),
         description=f"Raw rows: {source.title}. Licence: {source.licence}.",
-        check_specs=[
-            dg.AssetCheckSpec(check, asset=["sources", name], description=text, blocking=blocking)
-            for check, text, blocking in CHECKS["sources/custom"]  # all sources carry the same ones
-        ],
+        check_specs=check_specs(f"sources/{name}"),
     )  # fmt: skip
     def load(context: AssetExecutionContext, launcher: Launcher, profile: Profile) -> dg.MaterializeResult:
         return launcher.make(context, f"sources/{name}", "source", {}, extra=stamp(name, profile.settings()))
@@ -50,10 +46,7 @@ sources = [*(source_asset(name) for name in SOURCES), benchmark_files]
     key=["corpus", "clean"], group_name="corpus", kinds={"table", "greatexpectations"}, owners=OWNERS, dagster_type=HANDED_OVER,
     code_version=TASKS["clean"].version(),
     ins={name: dg.AssetIn(["sources", name]) for name in (*SOURCES, "benchmarks")},
-    check_specs=[
-        *check_specs("corpus/clean"),
-        dg.AssetCheckSpec(OWN_ROWS, asset=["corpus", "clean"], description="how many own rows are on which side of the split"),
-    ],
+    check_specs=check_specs("corpus/clean"),
 )  # fmt: skip
 def clean(context: AssetExecutionContext, launcher: Launcher, **refs: Ref) -> dg.MaterializeResult:
     """All sources as one table: repaired, bounded in length, without duplicates or benchmark questions, each drop with its reason."""

@@ -9,6 +9,8 @@ from typing import Any
 
 import dagster as dg
 
+from medpipe.corpus import own_rows
+from medpipe.corpus.sources import SOURCES
 from medpipe.evaluation.benchmarks import BENCHMARKS
 from medpipe.schema import Manifest, Ref
 
@@ -23,7 +25,7 @@ DRIFT = ("drift", "the rows look like those of the last version", False)
 CHECKS: dict[str, tuple[Spec, ...]] = {
     **{
         f"sources/{name}": (("reachable", "the source could be read", False), DATA, DRIFT)
-        for name in ("medquad", "medtext", "synthetic", "custom", "phenotypes", "medquad_questions")
+        for name in SOURCES
     },
     "sources/benchmarks": (("reachable", "every benchmark could be read", False),),
     "corpus/clean": (
@@ -32,6 +34,7 @@ CHECKS: dict[str, tuple[Spec, ...]] = {
         ("unique_ids", "no id twice", True),
         ("funnel_adds_up", "rows in = rows kept + rows dropped, by source", True),
         ("decontaminated", "no row shows a question of a benchmark", False),
+        (own_rows.CHECK, "how many of the user's own rows are on which side of the split", False),
     ),
     **{
         f"splits/{part}": (
