@@ -24,7 +24,7 @@ from medpipe.config import DEFAULT_PROFILE, Settings, load_profile, parse_overri
 from medpipe.errors import MedpipeError
 from medpipe.kin import end_with_driver
 from medpipe.launch.devices import Place, place_light
-from medpipe.launch.order import Order, as_extras, command_of, standing_result, to_ref, worker_environment, write_order
+from medpipe.launch.order import WORKER, Order, as_extras, command_of, standing_result, to_ref, worker_environment, write_order
 from medpipe.launch.owner import owner_of
 from medpipe.schema import Manifest, Ref
 
@@ -91,6 +91,13 @@ class Launcher(dg.ConfigurableResource):
         return [_materialised(order, {**found, **made}[order.name], reused=order.name in found) for order in orders]
 
     def _work(self, context: AssetExecutionContext, order: Order, place: Place) -> dict[str, Manifest]:
+        if command_of(order) == WORKER:
+            return self._started(context, order, place)
+        with results.held([Path(part.out) for part in order.parts], context.log.info):  # several processes: the worker can't hold it
+            found = {part.name: manifest for part in order.parts if (manifest := standing_result(part))}
+            return found if len(found) == len(order.parts) else self._started(context, order, place)
+
+    def _started(self, context: AssetExecutionContext, order: Order, place: Place) -> dict[str, Manifest]:
         environment = worker_environment(place)
         with dg.open_pipes_session(context, dg.PipesTempFileContextInjector(), WholeLines(), as_extras(order)) as session:
             process = subprocess.Popen(command_of(order), env={**os.environ, **environment, **session.get_bootstrap_env_vars()})

@@ -107,7 +107,7 @@ def carry_out(order: Order, say: Callable[[str, str], None]) -> dict[str, Manife
         By asset, the manifest of its result.
     """
     _refuse_unfit_inputs(order)
-    with results.held([Path(part.out) for part in order.parts], lambda text: say("info", text)):
+    with _held(order, say):
         found = {part.name: manifest for part in order.parts if (manifest := standing_result(part))}
         wanted = tuple(part for part in order.parts if part.name not in found)
         if not wanted:
@@ -121,6 +121,13 @@ def carry_out(order: Order, say: Callable[[str, str], None]) -> dict[str, Manife
                 shutil.rmtree(part.partial, ignore_errors=True)  # gone already where it was published
 
 
+def _held(order: Order, say: Callable[[str, str], None]) -> contextlib.AbstractContextManager[None]:
+    """The locks of all that the order makes. Of several processes that work together none may wait: who starts them holds the locks."""
+    if RANK in os.environ:
+        return contextlib.nullcontext()
+    return results.held([Path(part.out) for part in order.parts], lambda text: say("info", text))
+
+
 class _Part:
     """One result that is being built: its folder, and where its work says what it does."""
 
@@ -131,11 +138,14 @@ class _Part:
         self.log = order.settings.outputs / "logs" / f"{order.name.replace('/', '_')}.log"
         self.log.unlink(missing_ok=True)  # not emptied: a finished result may hold the same file
         self.report = WorkReporter(self.log, self.partial, say)
+        self.followed: Path | None = None
 
     def follow(self, log: Path) -> None:
         """Let the log grow in the result's folder too, where `tail -f outputs/<asset>/training_logs.txt` finds it the first time."""
         if self.order.task in LOGGED:
-            os.link(log, self.partial / LOG)
+            self.followed = log
+            with contextlib.suppress(OSError):  # a file system without hard links: it is copied at the end
+                os.link(log, self.partial / LOG)
             place = self.order.settings.outputs / self.order.name
             if not place.exists():
                 results.show(self.order.settings.outputs, self.order.name, self.partial)
@@ -153,6 +163,8 @@ class _Part:
 
     def publish(self, outcome: Outcome, used: dict[str, Any], seconds: float) -> Manifest:
         order, settings = self.order, self.order.settings
+        if self.followed and not (self.partial / LOG).exists():
+            shutil.copyfile(self.followed, self.partial / LOG)
         files = store.hash_tree(self.partial)
         lacking = [name for name in TASKS[order.task].makes if name not in files]
         if outcome.status == "ok" and lacking:
