@@ -22,7 +22,7 @@ from medpipe import results, store
 from medpipe.config import load_profile, profile_names
 from medpipe.corpus.sources import SOURCES
 from medpipe.errors import MedpipeError
-from medpipe.evaluation.benchmarks import BENCHMARKS
+from medpipe.evaluation.benchmarks import ASKED
 from medpipe.evaluation.labels import SYSTEMS
 from medpipe.schema import LEARNERS, Manifest
 from medpipe.tracking.journal import journals, read, read_state
@@ -235,7 +235,7 @@ def _evaluations(key: str, manifest: Manifest, made: _Results) -> tuple[tuple[Ev
     """The newest evaluation of exactly this content on each benchmark, or those that it was made from; and benchmarks that have only
     evaluations of another content of the same asset."""
     found, elsewhere = [], []
-    for name, benchmark in BENCHMARKS.items():
+    for name, benchmark in ASKED.items():
         place = f"evaluation/{name}"
         every = [one for one in made.of(place) if (place != key or one[1].sha256 == manifest.sha256) and _has_scores(*one, made.damaged)]
         used = [one for one in every if manifest.inputs.get(place) == one[1].sha256]
@@ -418,6 +418,8 @@ def _scores(found: Lineage) -> Branch:
     for each in found.evaluations:
         if each.status != "ok":
             branches.append((f"{each.title}: not run ({each.reason.partition(', expected')[0]})", []))
+            continue
+        if not each.n:  # the user named no such questions
             continue
         rows = [
             (f"{SYSTEMS.get(row['system'], row['system'])}: {row['mean']:.3f} ({row['low']:.3f} to {row['high']:.3f})", [])
