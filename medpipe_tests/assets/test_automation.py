@@ -284,7 +284,7 @@ def test_a_change_further_down_asks_only_for_what_is_below_it(graph: Graph) -> N
     assert graph.settle() == MEASURED
     graph.own["models/planner"] = "trained by hand with other settings"
     graph.make(["models/planner"])
-    assert graph.settle() == [["models/maporl_team"], *MEASURED]
+    assert graph.settle() == [["models/maporl_team"], ["models/agent_rl"], *MEASURED]
 
 
 @pytest.mark.slow
