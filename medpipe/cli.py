@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medpipe import NOTICE, store
+from medpipe import NOTICE, results, store
 from medpipe.cli_aws import aws, go_on_after
 from medpipe.config import DEFAULT_PROFILE, Settings, load_profile, parse_override
 from medpipe.corpus.download import mirror_folder
@@ -155,6 +155,8 @@ def clean(
         print(f"{one.bytes / 2**20:10,.1f} MiB  {visible(os.path.relpath(one.path))}  ({one.why})")
     if not found:
         print(f"Nothing in {settings.outputs} can go: every result there is shown, handed on, or named by a registry.")
+        if yes:
+            tidy.forget_what_is_gone(settings.outputs)
         return
     print(f"{sum(one.bytes for one in found) / 2**20:10,.1f} MiB  in all")
     if not yes and not (sys.stdin.isatty() and typer.confirm("Remove them?", default=False)):
@@ -163,7 +165,7 @@ def clean(
     busy = tidy.remove(found)
     tidy.forget_what_is_gone(settings.outputs)
     for one in busy:
-        print(f"{one.path} stays: a run is making it", file=sys.stderr)
+        print(f"{one.path} stays: a run makes or needs it", file=sys.stderr)
 
 
 @app.command()
@@ -182,7 +184,8 @@ def tune(
     print(f"medpipe · tuning of {settings.name}\n{NOTICE}\n", flush=True)
     run = run_graph(profile, ",".join(f"*{key}" for key in INPUTS), overrides)
     go_on_after(run, "The data or the base could not be made: the lines marked !! above say why.", settings)
-    inputs = {key: settings.outputs / key for key in INPUTS}
+    refs = {key: results.find_ref(settings, key) for key in INPUTS}  # of this profile, whatever another one shows
+    inputs = {key: Path(ref.path) if ref else settings.outputs / key for key, ref in refs.items()}
     found = study(settings, inputs, trials=trials or settings.tuning.trials, say=lambda text: print(visible(text), flush=True))
     print(f"\nLook at:  {found.home / 'study.json'}, {found.home / 'plots'}")
     print(f"          medpipe run --profile {profile} {' '.join(as_flags(found.best.values))}")

@@ -115,8 +115,9 @@ def damage(folder: Path, manifest: Manifest) -> list[str]:
         known = {name: str(sha) for name, (sha, *stat) in remembered.items() if stat == _stat(folder / name)}
     except (OSError, ValueError, AttributeError, TypeError):  # not there, or not what was written: then all is read again
         known = {}
+    stats = {name: _stat(folder / name) for name in manifest.files}  # before reading: what changes meanwhile is read again
     damaged = store.damaged_files(folder, manifest, known)
-    whole = {name: [sha, *_stat(folder / name)] for name, sha in manifest.files.items() if name not in damaged}
+    whole = {name: [sha, *stats[name]] for name, sha in manifest.files.items() if name not in damaged}
     if {name: row[0] for name, row in whole.items()} != known and os.access(folder.parent, os.W_OK):
         store.write_json(seen, whole)
     return damaged

@@ -24,7 +24,7 @@ from medpipe.config import Settings, digest
 from medpipe.job import Job, Outcome
 
 PACKAGE = Path(__file__).parent
-PARSER = 1  # to be raised where what is read off a file, or how, changes
+PARSER = 2  # to be raised where what is read off a file, or how, changes
 NO_CONTENT = ("__init__.py", "config.py", "errors.py", "job.py", "evaluation/plots.py", "evaluation/team_plots.py", "corpus/plots.py")
 """Imported, and yet of no influence on what a result is: settings count by their values, messages and pictures don't."""
 LIBRARIES = {
@@ -169,9 +169,8 @@ def _bare(text: str, docstrings: Sequence[ast.expr]) -> str:
         first, last = node.lineno - 1, (node.end_lineno or node.lineno) - 1
         kept = lines[first][: node.col_offset] + b"0" + lines[last][node.end_col_offset :]  # a body that is a docstring stays a body
         lines[first : last + 1] = [kept] + [b""] * (last - first)
-    bare = b"".join(lines)
-    if b"#" in bare:
-        bare = COMMENTS.sub(lambda found: b"" if found[0].startswith(b"#") else found[0], bare)
+    # The lines of a text are taken together: a blank one within it is code.
+    bare = COMMENTS.sub(lambda found: b"" if found[0].startswith(b"#") else found[0].replace(b"\n", b"\0"), b"".join(lines))
     return b"\n".join(line.rstrip() for line in bare.split(b"\n") if line.strip() not in (b"", b"0")).decode()
 
 

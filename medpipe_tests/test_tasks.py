@@ -131,9 +131,6 @@ def test_code_changes_the_version(what: str, version: Version) -> None:
     assert version(before) != version(after)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="blank lines, lone zeros and spaces at the end are taken out within texts too: medpipe/tasks.py, _bare"
-)
 @pytest.mark.parametrize(
     ("before", "after"),
     [('x = """a\n\nb"""\n', 'x = """a\nb"""\n'), ('x = """a\n0\nb"""\n', 'x = """a\nb"""\n'), ('x = """a \nb"""\n', 'x = """a\nb"""\n')],

@@ -123,10 +123,11 @@ def pair(parent: Path, draw: random.Random, seconds: float, wanted: dict[str, st
 def damage_some(finished: Path, draw: random.Random, count: int, wanted: dict[str, str]) -> dict[str, Any]:
     """One file each of some results damaged; the next run must name each, mend all and end with the same content."""
     outputs = finished / "outputs"
-    chosen = draw.sample(sorted(shown(outputs)), min(count, len(shown(outputs))))
+    whole = shown(outputs)
+    chosen = draw.sample(sorted(whole), min(count, len(whole)))
     spoilt = []
     for key in chosen:
-        folder, manifest = shown(outputs)[key]
+        folder, manifest = whole[key]
         name, way = draw.choice([*sorted(manifest.files), store.MANIFEST]), draw.choice(WAYS)
         spoil(folder / name, way, draw)
         spoilt.append((key, name, way))
