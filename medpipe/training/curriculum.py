@@ -18,13 +18,17 @@ from medpipe.corpus.text import focus_key
 from medpipe.schema import QAExample
 
 LOW, HIGH = 0.1, 0.9
+OF_GROUP = 2  # questions on one condition that adapters are selected by
 
 
 class Curriculum:
     """The co-training split in two: questions to learn from, and multiple-choice questions held back to select by."""
 
     def __init__(self, rows: Sequence[QAExample], held_back: int, choice_share: float, seed: int) -> None:
-        """Hold back whole focus groups until there are so many questions; at most half of the multiple-choice questions."""
+        """Hold back whole focus groups until there are so many questions, or half of the multiple-choice questions are in them.
+
+        A few questions of each are asked: all of one condition's stand or fall with whether its passages are found.
+        """
         choice = [row for row in rows if row.is_choice]
         groups = sorted({focus_key(row.focus) for row in choice})
         random.Random(f"{seed}/selection").shuffle(groups)
@@ -34,10 +38,11 @@ class Curriculum:
         self.selection: list[QAExample] = []
         kept: set[str] = set()
         for group in groups:
-            if len(self.selection) >= min(held_back, len(choice) // 2):
+            gone = sum(len(of_group[one]) for one in kept)
+            if len(self.selection) >= held_back or gone >= len(choice) // 2:
                 break
             kept.add(group)
-            self.selection += of_group[group]
+            self.selection += random.Random(f"{seed}/{group}").sample(of_group[group], min(OF_GROUP, len(of_group[group])))
         self.selection = self.selection[:held_back]
         self.rows = [row for row in rows if focus_key(row.focus) not in kept]
         self.rates: dict[str, float] = {}

@@ -36,6 +36,11 @@ def test_no_focus_that_is_held_back_is_ever_trained_on(choice: int, text: int, h
     assert {row.id for row in every if row.focus not in kept} == set(ids(asked))
 
 
+def test_many_conditions_are_held_back_rather_than_all_questions_on_a_few() -> None:
+    selection = Curriculum(rows(140, of_each_focus=14), 6, 0.5, 0).selection
+    assert len(selection) == 6 and max(Counter(row.focus for row in selection).values()) == 2
+
+
 def test_synonymous_spellings_of_a_focus_stay_together() -> None:
     every = [choice_row(n, focus=name) for n, name in enumerate(("Crohn's disease", "crohn's  Disease", "gout", "Gout"))]
     curriculum = Curriculum(every, 1, 1.0, 0)
