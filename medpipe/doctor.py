@@ -23,6 +23,7 @@ from medpipe.corpus.download import mirror_folder
 from medpipe.errors import MedpipeError
 from medpipe.launch.devices import gpu_problem, place_role
 from medpipe.models.base import bundled_gguf
+from medpipe.models.folder import refuse_unfit
 from medpipe.schema import ROLES
 from medpipe.tracking import mlflow_server, notes
 
@@ -154,6 +155,12 @@ def _verdict(model: Model, hub: str) -> str:
     if model.kind == "bundled":
         try:
             bundled_gguf()
+        except MedpipeError as error:
+            return f"stop at models/base: {error}"
+        return "run"
+    if model.kind == "folder":
+        try:
+            refuse_unfit(Path(model.name))
         except MedpipeError as error:
             return f"stop at models/base: {error}"
         return "run"

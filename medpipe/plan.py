@@ -28,6 +28,7 @@ from medpipe import store
 from medpipe.config import Settings
 from medpipe.launch.devices import Machine, Place, gpu_problem, place_role, place_team
 from medpipe.models.base import PROBE
+from medpipe.models.folder import refuse_unfit
 from medpipe.schema import LEARNERS, ROLES, Learner, speaker_of
 from medpipe.training import meter
 from medpipe.training.meter import PUBLISHED, Dims, Lora
@@ -144,7 +145,12 @@ def dimensions(settings: Settings) -> tuple[Dims | None, str]:
     folder = _made(settings, "models/base")
     if folder and (dims := Dims.of_config(store.read_json(folder / "config.json"))):
         return dims, f"{folder / 'config.json'}"
-    if not folder and settings.model.name in PUBLISHED:
+    if not folder and settings.model.kind == "folder":
+        refuse_unfit(Path(settings.model.name))
+        config = Path(settings.model.name) / "config.json"
+        if dims := Dims.of_config(store.read_json(config)):
+            return dims, str(config)
+    elif not folder and settings.model.name in PUBLISHED:
         return PUBLISHED[settings.model.name], "the model's published config"
     return None, UNKNOWN if not folder else "of a family that medpipe/training/meter.py does not know"
 

@@ -84,7 +84,7 @@ def test_the_sagemaker_profile_has_the_numbers_of_the_guide() -> None:
             f"got training.epochs = 'many', expected a whole number from 1 to 10,000, in profile smoke: {MEND}",
         ),
         ({"training.epochs": 0}, f"got training.epochs = 0, expected a whole number from 1 to 10,000, in profile smoke: {MEND}"),
-        ({"model.kind": "gpt"}, f"got model.kind = 'gpt', expected one of hub, bundled, random, in profile smoke: {MEND}"),
+        ({"model.kind": "gpt"}, f"got model.kind = 'gpt', expected one of hub, bundled, folder, random, in profile smoke: {MEND}"),
         (
             {"hardware.devices.planner": "gpu:0"},
             f"got hardware.devices.planner = 'gpu:0', expected cpu, or cuda: and a number, such as cuda:0, in profile smoke: {MEND}",

@@ -26,6 +26,8 @@ KEYS = [
     "evaluation/medquad_questions_heldout",
     "evaluation/medxpertqa",
     "evaluation/mmlu_medical",
+    "evaluation/own_choice",
+    "evaluation/own_text",
     "evaluation/phenotypes_heldout",
     "evaluation/pubmedqa",
     "evaluation/safety",

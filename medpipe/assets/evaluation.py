@@ -13,7 +13,7 @@ from medpipe.assets.corpus import OWNERS
 from medpipe.assets.present import HANDED_OVER, check_specs
 from medpipe.config import Settings
 from medpipe.corpus.sources import SOURCES
-from medpipe.evaluation.benchmarks import BENCHMARKS
+from medpipe.evaluation.benchmarks import ASKED, BENCHMARKS, OWN
 from medpipe.launch.devices import place_team
 from medpipe.resources import Launcher, Profile
 from medpipe.schema import LEARNERS, Ref
@@ -23,7 +23,8 @@ MODELS = ["models/base", *(f"models/{learner}" for learner in LEARNERS), "models
 TRAINED = ["splits/train", "splits/cotrain", *MODELS]
 EVALUATED = ["sources/benchmarks", "corpus/clean", *TRAINED]
 MEASURED = [f"evaluation/{name}" for name in BENCHMARKS]
-REPORTED = [*(f"sources/{name}" for name in SOURCES), "corpus/clean", "splits/validation", *TRAINED, *MEASURED, "evaluation/leaderboard"]
+SHOWN = [*MEASURED, *(f"evaluation/{name}" for name in OWN)]
+REPORTED = [*(f"sources/{name}" for name in SOURCES), "corpus/clean", "splits/validation", *TRAINED, *SHOWN, "evaluation/leaderboard"]
 
 
 def handed_over(keys: list[str]) -> dict[str, dg.AssetIn]:
@@ -38,7 +39,7 @@ def by_key(refs: dict[str, Ref]) -> dict[str, Ref]:
 
 def benchmark_asset(name: str, settings: Settings) -> dg.AssetsDefinition:
     """One benchmark: every system of the profile on the same questions."""
-    benchmark, place = BENCHMARKS[name], place_team(settings)
+    benchmark, place = ASKED[name], place_team(settings)
 
     @dg.asset(
         key=["evaluation", name], group_name="evaluation", kinds={"table"}, owners=OWNERS, dagster_type=HANDED_OVER,
@@ -55,13 +56,13 @@ def benchmark_asset(name: str, settings: Settings) -> dg.AssetsDefinition:
 
 def evaluation_assets(settings: Settings) -> list[dg.AssetsDefinition]:
     """Every benchmark, then the leaderboard over all of them."""
-    return [*(benchmark_asset(name, settings) for name in BENCHMARKS), leaderboard]
+    return [*(benchmark_asset(name, settings) for name in ASKED), leaderboard]
 
 
 @dg.asset(
     key=["evaluation", "leaderboard"], group_name="evaluation", kinds={"table"}, owners=OWNERS, dagster_type=HANDED_OVER,
     code_version=TASKS["leaderboard"].version(),
-    ins=handed_over(MEASURED), automation_condition=WHEN_INPUTS_CHANGE,
+    ins=handed_over(SHOWN), automation_condition=WHEN_INPUTS_CHANGE,
 )  # fmt: skip
 def leaderboard(context: AssetExecutionContext, launcher: Launcher, **refs: Ref) -> dg.MaterializeResult:
     """A look-up, one agent, the fine-tuned team and the MAPoRL team on the same questions, with intervals and chance."""

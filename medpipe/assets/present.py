@@ -11,7 +11,7 @@ import dagster as dg
 
 from medpipe.corpus import own_rows
 from medpipe.corpus.sources import SOURCES
-from medpipe.evaluation.benchmarks import BENCHMARKS
+from medpipe.evaluation.benchmarks import ASKED
 from medpipe.schema import Manifest, Ref
 
 HANDED_OVER = dg.DagsterType(lambda _, value: isinstance(value, Ref), "Ref", description="a finished folder and the hash of its content")
@@ -23,10 +23,7 @@ Spec = tuple[str, str, bool]  # name, description, blocking
 DATA = ("schema_and_ranges", "rows have the right columns, lengths and values (Great Expectations)", True)
 DRIFT = ("drift", "the rows look like those of the last version", False)
 CHECKS: dict[str, tuple[Spec, ...]] = {
-    **{
-        f"sources/{name}": (("reachable", "the source could be read", False), DATA, DRIFT)
-        for name in SOURCES
-    },
+    **{f"sources/{name}": (("reachable", "the source could be read", False), DATA, DRIFT) for name in SOURCES},
     "sources/benchmarks": (("reachable", "every benchmark could be read", False),),
     "corpus/clean": (
         DATA,
@@ -78,7 +75,7 @@ CHECKS: dict[str, tuple[Spec, ...]] = {
             ("above_chance", "the best trained system's interval lies above chance", False),
             ("answers_parsed", "at most 5% of a system's answers settle on nothing", False),
         )
-        for name in BENCHMARKS
+        for name in ASKED
     },
     "release/champion": (("no_regression", "on no benchmark is the team shown to be worse than the champion", False),),
 }

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from medpipe import store
 from medpipe.config import Settings
 from medpipe.errors import MedpipeError
-from medpipe.evaluation.benchmarks import BENCHMARKS
+from medpipe.evaluation.benchmarks import ASKED
 from medpipe.launch.devices import visible_gpus
 from medpipe.schema import Frozen, Manifest
 
@@ -201,7 +201,7 @@ def in_two(select: str) -> tuple[str, str]:
 
 def evaluations(select: str) -> list[str]:
     """The evaluations that a selection names, by themselves or as their group."""
-    group = [f"evaluation/{name}" for name in (*BENCHMARKS, "leaderboard")] if "group:evaluation" in select.split(",") else []
+    group = [f"evaluation/{name}" for name in (*ASKED, "leaderboard")] if "group:evaluation" in select.split(",") else []
     return group + [key for key in select.split(",") if key.startswith("evaluation/")]
 
 

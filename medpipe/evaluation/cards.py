@@ -15,7 +15,7 @@ import yaml
 
 from medpipe import NOTICE, store
 from medpipe.corpus.sources import SOURCES, Source
-from medpipe.evaluation.benchmarks import BENCHMARKS
+from medpipe.evaluation.benchmarks import ASKED
 from medpipe.evaluation.labels import SYSTEMS
 from medpipe.evaluation.reproduce import command_of
 from medpipe.job import Job
@@ -55,9 +55,9 @@ def _model(job: Job, key: str, summaries: Mapping[str, Mapping[str, Any]], folde
     scores = {bench: summary["systems"][system] for bench, summary in summaries.items() if system in summary["systems"]}
     results = [
         EvalResult(
-            task_type="question-answering", dataset_type=HUB_IDS.get(bench, (f"medpipe/{bench}",))[0], dataset_name=BENCHMARKS[bench].title,
-            metric_type=BENCHMARKS[bench].metric.replace(" ", "_"), metric_value=round(found["mean"], 4),
-            metric_name=f"{BENCHMARKS[bench].metric}, n = {summaries[bench]['n']}, {found['low']:.3f} to {found['high']:.3f}",
+            task_type="question-answering", dataset_type=HUB_IDS.get(bench, (f"medpipe/{bench}",))[0], dataset_name=ASKED[bench].title,
+            metric_type=ASKED[bench].metric.replace(" ", "_"), metric_value=round(found["mean"], 4),
+            metric_name=f"{ASKED[bench].metric}, n = {summaries[bench]['n']}, {found['low']:.3f} to {found['high']:.3f}",
         )
         for bench, found in scores.items()
     ]  # fmt: skip
@@ -92,7 +92,7 @@ def _scores(system: str, scores: Mapping[str, Mapping[str, Any]], summaries: Map
     if not scores:
         return "## Evaluation\n\nNot measured by itself: see the card of the team, and the report."
     rows = [
-        f"| {BENCHMARKS[bench].title} | {BENCHMARKS[bench].metric} | {found['mean']:.3f} | {found['low']:.3f} to {found['high']:.3f} "
+        f"| {ASKED[bench].title} | {ASKED[bench].metric} | {found['mean']:.3f} | {found['low']:.3f} to {found['high']:.3f} "
         f"| {summaries[bench]['n']} | {summaries[bench]['chance']:.3f} |"
         for bench, found in scores.items()
     ]  # fmt: skip

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from medpipe import NOTICE, results, store
-from medpipe.evaluation.benchmarks import BENCHMARKS
+from medpipe.evaluation.benchmarks import ASKED, OWN
 from medpipe.evaluation.labels import BASELINES, HEADLINE, SYSTEMS, TEAM
 from medpipe.job import Job, Outcome
 
@@ -22,14 +22,16 @@ CAVEAT = "Each interval is over questions, for one trained model: another seed m
 
 
 def run(job: Job) -> Outcome:
-    """Put the benchmarks that ran into one table; name those that did not run, with the reason."""
+    """Put the benchmarks that ran into one table; name those that did not run, with the reason; the user's own where asked."""
     from medpipe.evaluation import plots  # matplotlib: loaded in the worker only
 
     board: dict[str, Any] = {"rows": [], "not_run": [], "differences": [], "notice": f"{NOTICE} {CAVEAT}"}
     board["confidence"] = job.settings.evaluation.confidence
     older = measured_on_others(job.inputs)
-    for name, benchmark in BENCHMARKS.items():
+    for name, benchmark in ASKED.items():
         summary, reason = _summary(job.inputs.get(f"evaluation/{name}"))
+        if name in OWN and not (summary and summary["n"]):
+            continue  # the user named no file with such questions
         if summary and name in older:
             told = f"it was measured on another {', '.join(older[name])} than the newest evaluation: materialise evaluation/{name} again"
             summary, reason = None, told
@@ -50,8 +52,8 @@ def run(job: Job) -> Outcome:
     table = markdown(board)
     store.write_text(job.out / "leaderboard.md", table)
     plots.leaderboard(board["rows"], job.out / "plots" / "leaderboard.png")
-    ran = len(BENCHMARKS) - len(board["not_run"])
-    job.report.log(f"{ran} of {len(BENCHMARKS)} benchmarks ran")
+    ran = len({row["benchmark"] for row in board["rows"]})
+    job.report.log(f"{ran} of {ran + len(board['not_run'])} benchmarks ran")
     for missing in board["not_run"]:
         job.report.log(f"not run: {missing['title']}")
     return Outcome(
@@ -66,7 +68,7 @@ def run(job: Job) -> Outcome:
 
 def measured_on_others(inputs: Mapping[str, Path]) -> dict[str, list[str]]:
     """Benchmarks whose evaluation is of other models than the newest one: what differs, by benchmark. One table tells of one team."""
-    found = {name: store.read_manifest(inputs[f"evaluation/{name}"]) for name in BENCHMARKS if f"evaluation/{name}" in inputs}
+    found = {name: store.read_manifest(inputs[f"evaluation/{name}"]) for name in ASKED if f"evaluation/{name}" in inputs}
     made = {name: manifest for name, manifest in found.items() if manifest and manifest.status == "ok"}
     if not made:
         return {}

@@ -23,7 +23,7 @@ from medpipe import NOTICE, store
 from medpipe.answers import option_text
 from medpipe.errors import MedpipeError
 from medpipe.evaluation import cards, guide, items, plots, tables, team_plots
-from medpipe.evaluation.benchmarks import BENCHMARKS
+from medpipe.evaluation.benchmarks import ASKED
 from medpipe.evaluation.labels import BASELINES, SYSTEMS, TEAM
 from medpipe.evaluation.leaderboard import compared, headline_of, learned
 from medpipe.evaluation.reproduce import command_of
@@ -145,7 +145,7 @@ def _groups(job: Job, board: Mapping[str, Any]) -> list[dict[str, Any]]:
     for name in dict.fromkeys(row["benchmark"] for row in board["rows"]):
         summary = store.read_json(job.inputs[f"evaluation/{name}"] / "summary.json")
         rows = [{**row, "against_chance": _against_chance(row)} for row in board["rows"] if row["benchmark"] == name]
-        about = {"title": summary["title"], "citation": BENCHMARKS[name].citation, "licence": BENCHMARKS[name].licence}
+        about = {"title": summary["title"], "citation": ASKED[name].citation, "licence": ASKED[name].licence}
         seen = summary["overlap_with_training"]
         told = (
             f"{seen} of its questions stand in the training data word for word."
@@ -165,7 +165,7 @@ def _against_chance(row: Mapping[str, Any]) -> str:
 def _transcripts(job: Job) -> list[dict[str, Any]]:
     """SHOWN transcripts in all, from the benchmarks that ran in turn; which ones of a benchmark, evaluate.chosen has decided."""
     queues = []
-    for name in BENCHMARKS:
+    for name in ASKED:
         folder = job.inputs.get(f"evaluation/{name}", Path())
         if (folder / "transcripts.json").is_file():
             queues.append([(name, folder, told) for told in store.read_json(folder / "transcripts.json")])
@@ -177,7 +177,7 @@ def _transcript(name: str, folder: Path, item: dict[str, Any]) -> dict[str, Any]
     asked = QAExample.model_validate(item["question"])
     named = _named(asked)
     shown: dict[str, Any] = {
-        "title": BENCHMARKS[name].title,
+        "title": ASKED[name].title,
         "system": SYSTEMS[item["system"]],
         "reference": named.get(asked.answer, asked.answer),
         "key": asked.answer if asked.is_choice else "",

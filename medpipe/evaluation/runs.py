@@ -18,7 +18,7 @@ from typing import Any
 from medpipe import NOTICE
 from medpipe.errors import MedpipeError
 from medpipe.evaluation import items
-from medpipe.evaluation.benchmarks import BENCHMARKS
+from medpipe.evaluation.benchmarks import ASKED
 from medpipe.evaluation.comparisons import compare, holm
 
 RESAMPLES, CONFIDENCE, SEED = 10_000, 0.95, 0
@@ -46,7 +46,7 @@ def differences(run_a: Path, run_b: Path, system: str) -> list[Difference]:
         MedpipeError: no benchmark with this system in both runs, or a question that has two right answers.
     """
     found: list[Difference] = []
-    for name in BENCHMARKS:
+    for name in ASKED:
         one, other = (_rows(run / "evaluation" / name, system) for run in (run_a, run_b))
         shared = [id for id in one if id in other]
         if not shared:
@@ -57,7 +57,7 @@ def differences(run_a: Path, run_b: Path, system: str) -> list[Difference]:
                 where=f"{run_a} and {run_b}", do="compare runs on the same questions",
             )  # fmt: skip
         scores = {"a": [one[id]["score"] for id in shared], "b": [other[id]["score"] for id in shared]}
-        (told,) = compare(scores, [("a", "b")], RESAMPLES, CONFIDENCE, SEED, binary=BENCHMARKS[name].binary)
+        (told,) = compare(scores, [("a", "b")], RESAMPLES, CONFIDENCE, SEED, binary=ASKED[name].binary)
         alone = len(one.keys() ^ other.keys())
         found.append(Difference(name, len(shared), alone, fmean(scores["a"]), fmean(scores["b"]), told.mean, told.low, told.high, told.p))
     if not found:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medpipe import store
-from medpipe.evaluation.benchmarks import BENCHMARKS
+from medpipe.evaluation.benchmarks import ASKED
 from medpipe.evaluation.labels import SYSTEMS
 
 TEAMS = ("sft_team", "maporl_team")
@@ -21,7 +21,7 @@ KINDS = 12  # rows of a benchmark's breakdown, the largest kinds first
 
 def summaries(inputs: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
     """Benchmark → its summary, of those that ran."""
-    folders = {name: inputs.get(f"evaluation/{name}", Path()) / "summary.json" for name in BENCHMARKS}
+    folders = {name: inputs.get(f"evaluation/{name}", Path()) / "summary.json" for name in ASKED}
     return {name: store.read_json(path) for name, path in folders.items() if path.is_file()}
 
 

@@ -158,8 +158,8 @@ def test_the_graph_has_it_and_it_is_off_until_switched_on() -> None:
 DATA = ["splits/train", "splits/validation"]
 TUNED = sorted(f"models/{learner}" for learner in LEARNERS)
 BENCHMARKS = [
-    "medmcqa", "medqa", "medquad_heldout", "medquad_questions_heldout", "medxpertqa", "mmlu_medical", "phenotypes_heldout", "pubmedqa",
-    "safety", "synthetic_heldout",
+    "medmcqa", "medqa", "medquad_heldout", "medquad_questions_heldout", "medxpertqa", "mmlu_medical", "own_choice", "own_text",
+    "phenotypes_heldout", "pubmedqa", "safety", "synthetic_heldout",
 ]  # fmt: skip
 EVALUATIONS = sorted(f"evaluation/{name}" for name in BENCHMARKS)
 SHOWN = ["evaluation/leaderboard", "release/champion"]

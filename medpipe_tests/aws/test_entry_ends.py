@@ -34,7 +34,7 @@ REASON = "drawn and scored differ by 3.2"
 RUN = '''
 """Stands in for `medpipe run`."""
 import json, os, signal, sys
-from medpipe import store
+from medpipe import results, store
 from medpipe.aws.results import orders
 from medpipe.config import load_profile
 from medpipe.launch.order import standing_result
@@ -50,7 +50,7 @@ def main():
     print(plan.get("says", ""), os.environ.get("MLFLOW_TRACKING_URI", ""), flush=True)
     refs = settings.outputs / "refs"
     inputs = {
-        path.relative_to(refs).with_suffix("").as_posix(): Ref.model_validate_json(path.read_text()) for path in refs.rglob("*.json")
+        path.relative_to(refs).parent.as_posix(): Ref.model_validate_json(path.read_text()) for path in refs.rglob("*.json")
     }
     keys, red = plan["ahead"] if "ahead" in plan else select.split(","), False
     for key in keys:
@@ -79,7 +79,9 @@ def main():
             task="", fingerprint=fingerprint, sha256=store.hash_of_hashes(files), files=files, inputs=made_of,
             created_at="2026-01-01T00:00:00+00:00", checks=(check,) if key.startswith("models/") else (),
         )
-        store.publish(partial, settings.outputs / key, made)
+        final = results.folder_of(settings.outputs, key, fingerprint)
+        store.publish(partial, final, made)
+        results.show(settings.outputs, key, final)
     if red and "models/maporl_team" in select or plan.get("stale") in keys:
         sys.exit("12:00:00 run !! a step failed")
 '''
