@@ -184,12 +184,12 @@ def test_a_stop_while_it_evaluates_is_no_end_and_the_next_start_goes_on(place: P
 @pytest.mark.slow
 def test_what_the_environment_holds_is_never_said(place: Place) -> None:
     values = {
-        "MLFLOW_TRACKING_URI": "http://me:pa-ss-word@tracker:5000/",
+        "HTTPS_PROXY": "http://me:pa-ss-word@proxy:3128/",  # MLflow's address may hold no password at all
         "WANDB_API_KEY": "0123456789-key",
         "SOME_LIST": "not-said-either",
     }
     status, container = place.run(
-        {"lacks": SECOND, "says": "going to pa-ss-word@tracker with 0123456789-key"}, SAGEMAKER_TRAINING_DEBUG="1", **values
+        {"lacks": SECOND, "says": "going to pa-ss-word@proxy with 0123456789-key"}, SAGEMAKER_TRAINING_DEBUG="1", **values
     )
     assert status == 0, container.said
     output = place.base / "output" / "data"

@@ -4,6 +4,7 @@
     python -m medpipe_tests.operations.survives --pairs 20        # two runs in one fresh workspace, the second begun a moment later
     python -m medpipe_tests.operations.survives --damage 20       # one file each of so many assets damaged, then a run
     python -m medpipe_tests.operations.survives --finished <workspace>    # reuse a finished smoke workspace as the reference
+    python -m medpipe_tests.operations.survives --kills 20 --select '*models/reporter'       # a part of the graph, in less time
 
 Each line of output is a JSON object; exit status 1 where a run ended otherwise than the uninterrupted one. A run takes minutes:
 the numbers that were reached are in RESULTS.md. Every moment and file is drawn from --seed.
@@ -30,7 +31,7 @@ from medpipe import results, store
 from medpipe.schema import Manifest
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMAND = (sys.executable, "-m", "medpipe", "run", "--profile", "smoke")
+COMMAND = [sys.executable, "-m", "medpipe", "run", "--profile", "smoke"]
 WAYS = ("flip", "truncate", "delete")
 
 
@@ -192,9 +193,11 @@ def main() -> None:
     for name in ("kills", "pairs", "damage"):
         parser.add_argument(f"--{name}", type=int, default=0)
     parser.add_argument("--files", action="store_true", help="every single file of the finished workspace in turn, without a run")
+    parser.add_argument("--select", help="a part of the graph instead of the whole, in Dagster's syntax")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--finished", type=Path, help="a workspace in which `medpipe run --profile smoke` has ended")
     asked = parser.parse_args()
+    COMMAND.extend(["--select", asked.select] if asked.select else [])
     draw, parent = random.Random(asked.seed), Path(tempfile.mkdtemp())
     began = time.monotonic()
     finished = asked.finished or workspace(parent)
