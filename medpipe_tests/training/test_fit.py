@@ -70,6 +70,12 @@ def train(root: Path, inputs: dict[str, Path], **overrides: Any) -> Jobs:
     return jobs
 
 
+def at_rate(job: Job, rate: float) -> Job:
+    """A learning rate that a profile may not say."""
+    training = job.settings.training.model_copy(update={"learning_rate": rate})
+    return dataclasses.replace(job, settings=job.settings.model_copy(update={"training": training}))
+
+
 def said(jobs: Jobs) -> list[str]:
     reports = [job.report for job in jobs.values() if isinstance(job.report, Listener)]
     return [line for report in reports for line in report.said]
@@ -171,14 +177,14 @@ def test_another_error_is_not_taken_for_too_little_memory(inputs: dict[str, Path
 
 def test_a_loss_that_is_no_number_stops_and_the_last_checkpoint_is_whole(inputs: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(MedpipeError, match=r"got a loss of (nan|inf|\d+).*in fine-tuning, step \d, planner: lower training\.learning_rate"):
-        train(tmp_path / "run", inputs, learning_rate=1e30, checkpoint_seconds=0)
+        sft.run({name: at_rate(job, 1e30) for name, job in prepared(tmp_path / "run", inputs, checkpoint_seconds=0).items()})
     kept = max((tmp_path / "scratch" / "checkpoints").glob("step-*"))
     assert not damage(kept)
 
 
 def test_a_loss_above_the_limit_stops_before_any_weight_moves(inputs: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(MedpipeError, match=r"got a loss of \d.*training\.max_loss = 0\.01, in fine-tuning, step 1, planner: lower"):
-        train(tmp_path / "run", inputs, max_loss=0.01)
+    with pytest.raises(MedpipeError, match=r"got a loss of \d.*training\.max_loss = 1\.0, in fine-tuning, step 1, planner: lower"):
+        train(tmp_path / "run", inputs, max_loss=1.0)
     assert not (tmp_path / "scratch" / "checkpoints").exists()
 
 
