@@ -19,7 +19,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from medpipe import store
+from medpipe import results, store
 from medpipe.launch.devices import gpus_held
 from medpipe.training.checkpoint import damage
 from medpipe_tests.operations.processes import (
@@ -74,7 +74,12 @@ def finished(folder: Path) -> bool:
     """Whether the asset stands whole, with nothing half-made beside it."""
     made = folder / "outputs" / ASSET
     manifest = store.read_manifest(made)
-    return manifest is not None and store.damaged_files(made, manifest) == [] and not made.with_name(".synthetic.partial").exists()
+    return manifest is not None and store.damaged_files(made, manifest) == [] and not half_made(folder)
+
+
+def half_made(folder: Path) -> list[Path]:
+    """Results of the asset that are being built, or were when their process was killed."""
+    return list((folder / "outputs" / results.STORE / ASSET).glob(".*.partial"))
 
 
 def test_a_killed_worker_or_step_fails_its_run_and_the_next_one_makes_the_asset(workspace: Path) -> None:
@@ -179,7 +184,7 @@ def test_the_page_s_runs_end_with_daemon_page_and_machine_and_go_on_afterwards(w
     assert finished(workspace)
     assert [run["status"] for run in dev.runs()] == ["SUCCESS", "FAILURE", "FAILURE"]
 
-    shutil.rmtree(workspace / "outputs" / ASSET)
+    shutil.rmtree((workspace / "outputs" / ASSET).resolve())
     halt = Halt(workspace)
     fourth = dev.launch("ingest", ASSET)
     in_the_middle(dev, halt, fourth)
@@ -189,7 +194,7 @@ def test_the_page_s_runs_end_with_daemon_page_and_machine_and_go_on_afterwards(w
     dev.wait()
     holder.wait(timeout=DEADLINE)
     break_database(workspace)
-    assert (workspace / "outputs" / "sources" / ".synthetic.partial").is_dir()
+    assert len(half_made(workspace)) == 1
     halt.lift()
 
     run = start(workspace, "--select", ASSET)
