@@ -347,7 +347,7 @@ class Aws(Section):
     role: Annotated[str, Field(pattern=r"^(arn:aws[\w-]*:iam::\d{12}:role/\S+)?$", description="arn:aws:iam::…:role/…")] = ""  # of the job
     image: Annotated[str, Field(pattern=r"^\S*$", description="the URI of an image")] = ""  # of the container
     region: str = Field(default="", pattern=r"^([a-z]{2,}(-[a-z]+)+-\d+)?$", description="a region such as us-east-1")
-    instance_type: Annotated[str, Field(pattern=r"^ml\.\w+\.\w+$", description="a type such as ml.g5.12xlarge")] = "ml.g5.12xlarge"  # 4 A10G
+    instance_type: Annotated[str, Field(pattern=r"^ml\.\w+\.\w+$", description="a type such as ml.g5.12xlarge")] = "ml.g5.12xlarge"
     instance_count: int = Field(default=1, ge=1, le=100)
     volume_gb: int = Field(default=100, ge=1, le=16384)
     spot: bool = True
