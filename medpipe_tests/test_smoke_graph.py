@@ -56,10 +56,10 @@ class Run:
 
 def carry_out(folder: Path, *command: str) -> Run:
     environment = {**ENVIRONMENT, "DAGSTER_HOME": str(folder)}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
     outputs = folder / "outputs"
-    paths = sorted(path for path in outputs.rglob(store.MANIFEST) if len(path.relative_to(outputs).parts) == 3)
+    paths = sorted(outputs.glob(f"*/*/{store.MANIFEST}"))  # behind the links of what was made or used last
     found = {path.parent.relative_to(outputs).as_posix(): store.read_manifest(path.parent) for path in paths}
     with dagster_of(folder) as instance:
         run_id = instance.get_runs(limit=1)[0].run_id
@@ -92,7 +92,7 @@ def instance(graph: Run) -> Iterator[dg.DagsterInstance]:
 
 
 def test_every_folder_is_finished_and_whole(graph: Run) -> None:
-    assert len(graph.made) == 36
+    assert len(graph.made) == 38
     for key, manifest in graph.made.items():
         assert store.damaged_files(graph.folder / "outputs" / key, manifest) == []
         assert [check.name for check in manifest.checks if check.severity == "error" and not check.passed] == (
