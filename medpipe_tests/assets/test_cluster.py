@@ -16,7 +16,7 @@ from dagster_k8s.job import UserDefinedDagsterK8sConfig
 from medpipe.assets.cluster import TAG, pod
 from medpipe.config import load_profile
 from medpipe.errors import MedpipeError
-from medpipe.evaluation.benchmarks import BENCHMARKS
+from medpipe.evaluation.benchmarks import ASKED
 from medpipe.launch.devices import Place
 
 TELL = """
@@ -52,7 +52,7 @@ def test_every_role_gets_a_pod_with_a_gpu_of_its_own_and_the_team_all_four(tmp_p
     assert found["executor"] == "k8s"
     asked = {name: gpus(tags) for name, tags in found["tags"].items() if gpus(tags)}
     one, four = (1, "0"), (4, "0,1,2,3")
-    benchmarks = {f"evaluation__{name}": one for name in BENCHMARKS}
+    benchmarks = {f"evaluation__{name}": one for name in ASKED}
     tuned = {f"fine_tune_gpu_{number}": one for number in range(4)}
     assert asked == {**tuned, "models__maporl_team": four, "models__agent_rl": one, **benchmarks}
 
