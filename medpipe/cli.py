@@ -50,9 +50,8 @@ def run(
     mirror_folder()  # a mirror that does not exist is one message now, not one from every source
     from medpipe.launch.devices import gpu_problem
     from medpipe.runner import run_graph
-    from medpipe.tracking import check_address, notes
+    from medpipe.tracking import notes
 
-    check_address(settings)
     for line in (*notes(settings), *filter(None, [gpu_problem()])):
         print(visible(line), flush=True)
     print(f"medpipe · profile {settings.name}: {settings.description}\n{NOTICE}\n", flush=True)

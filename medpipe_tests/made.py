@@ -43,7 +43,7 @@ class Made:
         return self._copy("finished-models", folder)
 
     def _copy(self, name: str, folder: Path) -> Path:
-        shutil.copytree(self._whole(name), folder, dirs_exist_ok=True)
+        shutil.copytree(self._whole(name), folder, dirs_exist_ok=True, symlinks=True)
         if (database := folder / "outputs" / "mlflow.db").is_file():  # MLflow alone writes whole paths down
             with sqlite3.connect(database) as connection:
                 for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):

@@ -12,7 +12,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -149,23 +148,6 @@ def test_a_fine_tuning_without_memory_ends_in_one_message_that_says_what_to_lowe
     with no_memory_left(), pytest.raises(MedpipeError, match=r"too little memory for a single row.*lower team\.max_header_tokens"):
         fit(model, ("reporter",), [lessons], settings.training, tmp_path / "full", {"reporter": reporter})
     assert any(line.startswith("out of memory in fine-tuning") for line in reporter.warnings)  # smaller passes were tried first
-
-
-def test_an_evaluation_without_memory_ends_in_one_message_that_says_what_to_lower(tiny_base: Path, tmp_path: Path) -> None:
-    from medpipe.evaluation import evaluate
-    from medpipe.evaluation.systems import SYSTEMS, Bench
-    from medpipe_tests.evaluation.evaluating import choice, job_of, make_inputs
-
-    job = replace(job_of(tmp_path, make_inputs(tmp_path / "inputs", base=tiny_base)), device=GPU)
-    questions, systems = [choice(number) for number in range(3)], {name: SYSTEMS[name] for name in ("base_agent", "sft_team")}
-    bench = Bench(job, questions, list(systems.values()))
-
-    def judge(asked: Any, texts: Any) -> list[float]:
-        return [0.0 for _ in texts]
-
-    evaluate.ask(bench, {"base_agent": evaluate.Asked(systems["base_agent"], 3)}, judge)
-    with no_memory_left(), pytest.raises(MedpipeError, match=r"too little GPU memory.*lower evaluation\.batch_size"):
-        evaluate.ask(bench, {"sft_team": evaluate.Asked(systems["sft_team"], 3)}, judge)
 
 
 @pytest.mark.parametrize(("dtype", "apart"), [(torch.float32, 1e-4), (torch.bfloat16, 3e-2)])

@@ -18,7 +18,7 @@ from typing import Any, cast
 from medpipe import store
 from medpipe.config import BenchmarkName
 from medpipe.corpus.benchmarks import PUBLISHED
-from medpipe.errors import MedpipeError, SourceUnreachable
+from medpipe.errors import SourceUnreachable
 from medpipe.evaluation import benchmarks, items, safety_set, shapley
 from medpipe.evaluation.calibration import ece, option_probabilities
 from medpipe.evaluation.comparisons import compare
@@ -170,16 +170,8 @@ def ask(bench: Bench, plan: Mapping[str, Asked], judge: Judge) -> dict[str, list
 
 
 def _answered(bench: Bench, name: str, system: System, part: Sequence[int], judge: Judge) -> list[dict[str, Any]]:
-    import torch
-
     asked, began = [bench.questions[n] for n in part], time.monotonic()
-    try:
-        answers = answer(bench, system, part)
-    except torch.OutOfMemoryError as error:
-        raise MedpipeError(
-            got="too little GPU memory", expected=f"room for {len(part)} episodes at once", where=f"{bench.job.name}, {name}",
-            do="lower evaluation.batch_size or team.max_header_tokens, or set model.quantization = 4bit; what was answered is kept",
-        ) from error  # fmt: skip
+    answers = answer(bench, system, part)
     seconds = (time.monotonic() - began) / len(part)
     scores = judge(asked, [one.decision.prediction for one in answers])
     return [_row(name, q, a, s, seconds) for q, a, s in zip(asked, answers, scores, strict=True)]

@@ -292,15 +292,16 @@ def _explained(order: Order, say: Callable[[str, str], None]) -> dict[str, Any]:
     except MedpipeError as error:
         return {"error": str(error)}
     except Exception as error:
-        if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not loaded here
+        if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):  # torch's, of a GPU and of a CPU
             return {"error": str(_no_memory(order, error)), "traceback": traceback.format_exc()}
         return {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
 
 
 def _no_memory(order: Order, error: Exception) -> MedpipeError:
+    """For work that does not try a smaller pass itself, as fine-tuning does."""
     lower = {
         "base": "take a smaller model.name", "maporl": "lower maporl.minibatch, questions_per_iteration or samples_per_question",
-        "verifier": "lower training.tokens_per_pass", "sft": "lower training.tokens_per_pass", "benchmark": "lower evaluation.batch_size",
+        "verifier": "lower training.tokens_per_pass", "benchmark": "lower evaluation.batch_size",
     }  # fmt: skip
     return MedpipeError(
         got=f"too little memory ({str(error).splitlines()[0]})", expected="room for the work", where=f"{order.name} on {order.device}",

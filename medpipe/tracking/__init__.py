@@ -89,16 +89,6 @@ def trackers(settings: Settings) -> tuple[str, ...]:
     return {"none": (), "both": ("mlflow", "wandb")}.get(kind, (kind,))
 
 
-def check_address(settings: Settings) -> None:
-    """Refuse an address of MLflow that can't be used, or that holds a secret: for whoever starts a run, before any work.
-
-    Raises:
-        MedpipeError: as `mlflow_server` does.
-    """
-    if "mlflow" in trackers(settings):
-        mlflow_server(settings)
-
-
 def notes(settings: Settings) -> list[str]:
     """What the environment changes about where runs are recorded, a line each: for whoever starts a run to say."""
     if settings.tracking.kind != "mlflow" or not _wandb_asked():

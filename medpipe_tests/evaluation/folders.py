@@ -93,7 +93,9 @@ def question(name: str, n_options: int) -> QAExample:
     return QAExample(id=f"{name}-1", question=text, answer=answer, source=name, focus="f", options=options)
 
 
-def benchmark(run: Run, name: str, n: int = 16, shares: tuple[float, ...] = (0.1, 0.15, 0.2, 0.25), missing: tuple[str, ...] = ()) -> None:
+def benchmark(
+    run: Run, name: str, n: int = 16, shares: tuple[float, ...] = (0.1, 0.15, 0.2, 0.25), missing: tuple[str, ...] = (), **manifest: Any
+) -> None:  # fmt: skip
     """A benchmark that ran: real intervals over drawn scores of n questions."""
     about, draw = BENCHMARKS[name], random.Random(name)
     asked = [s for s in FOUR if s not in missing]
@@ -135,7 +137,7 @@ def benchmark(run: Run, name: str, n: int = 16, shares: tuple[float, ...] = (0.1
         "shapley": [{"role": role, "value": 0.1, "low": -0.1, "high": 0.3, "n": n} for role in ROLES] if choice else [],
         "chance_note": "one of the options at random." if choice else "the answer to another question.",
     }  # fmt: skip
-    run.finish(f"evaluation/{name}", {"summary.json": summary, "transcripts.json": transcripts, "items.parquet": rows})
+    run.finish(f"evaluation/{name}", {"summary.json": summary, "transcripts.json": transcripts, "items.parquet": rows}, **manifest)
 
 
 def halves(values: Sequence[float]) -> list[dict[str, Any]]:

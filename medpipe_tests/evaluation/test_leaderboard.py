@@ -42,6 +42,18 @@ def test_rows_differences_and_what_was_not_run(run):
     assert "not medical advice" in board["notice"]
 
 
+def test_a_benchmark_that_was_measured_on_other_models_is_not_in_the_table(run):
+    """One table tells of one team: what a partial run left of an older one is named instead."""
+    benchmark(run, "medqa", inputs={"models/maporl_team": "old", "splits/train": "s"}, created_at="2026-01-01T00:00:00+00:00")
+    benchmark(run, "pubmedqa", inputs={"models/maporl_team": "new", "splits/train": "s"}, created_at="2026-01-02T00:00:00+00:00")
+    board, _ = board_of(run)
+    assert {row["benchmark"] for row in board["rows"]} == {"pubmedqa"}
+    reasons = {row["benchmark"]: row["reason"] for row in board["not_run"]}
+    assert reasons["medqa"] == (
+        "it was measured on another models/maporl_team than the newest evaluation: materialise evaluation/medqa again"
+    )
+
+
 def test_files_are_written_and_the_plot_is_a_png_with_alternative_text(run):
     benchmark(run, "medqa")
     _, outcome = board_of(run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -18,10 +19,11 @@ import pytest
 
 from medpipe import results, store
 from medpipe.config import Settings
+from medpipe.errors import MedpipeError
 from medpipe.job import Job, Outcome
 from medpipe.launch.devices import Place, place_light
 from medpipe.launch.order import WORKER, Order, standing_result, write_order
-from medpipe.launch.worker import EXIT_EXPLAINED, carry_out
+from medpipe.launch.worker import EXIT_EXPLAINED, _explained, carry_out
 from medpipe.schema import CheckResult, Manifest, Ref
 from medpipe.tasks import TASKS, Task
 
@@ -265,13 +267,15 @@ def test_a_gpu_that_is_not_there_is_one_clear_message(settings: Settings, custom
     assert left_in(Path(order.out).parent) == []
 
 
-def made_input(settings: Settings, key: str, *checks: CheckResult) -> Ref:
+def made_input(settings: Settings, key: str, *checks: CheckResult, inputs: Mapping[str, str] | None = None) -> Ref:
     """A finished folder as an input, whose checks came out like this."""
     partial = settings.outputs / key.replace("/", "/.")
     partial.mkdir(parents=True)
     store.write_examples(partial, [])
     files = store.hash_tree(partial)
-    manifest = Manifest(task="source", fingerprint="f", sha256=store.hash_of_hashes(files), files=files, checks=checks)
+    manifest = Manifest(
+        task="source", fingerprint="f", sha256=store.hash_of_hashes(files), files=files, checks=checks, inputs=dict(inputs or {})
+    )
     store.publish(partial, settings.outputs / key, manifest)
     return Ref(path=str(settings.outputs / key), sha256=manifest.sha256)
 
@@ -303,6 +307,27 @@ def test_an_input_whose_content_changed_or_is_gone_is_refused(settings: Settings
     )
     (Path(ref.path) / store.MANIFEST).unlink()
     assert refused(settings, ref).startswith(f"got no finished folder, expected content {ref.sha256[:12]}")
+
+
+def test_models_of_another_base_and_damaged_ones_are_refused(settings: Settings) -> None:
+    base = made_input(settings, "models/base")
+    planner = made_input(settings, "models/planner", inputs={"models/base": "0" * 64})
+    order = write_order("models/verifier", "verifier", settings, {"models/base": base, "models/planner": planner}, place_light(), "run", {})
+    with pytest.raises(MedpipeError, match="got models/planner made from another models/base, expected inputs that belong together"):
+        carry_out(order, print)
+    (Path(base.path) / store.ROWS).write_text("[", encoding="utf-8")
+    with pytest.raises(MedpipeError, match=rf"got {store.ROWS} missing or not as made.*materialise models/base again"):
+        carry_out(order, print)
+
+
+def test_work_without_memory_is_one_message_that_says_what_to_lower(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(job: Job) -> Outcome:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes")  # as torch words it on a CPU
+
+    order = order_of_a_task(settings, monkeypatch, run).model_copy(update={"task": "maporl"})
+    monkeypatch.setitem(TASKS, "maporl", TASKS["source"])
+    told = _explained(order, lambda level, text: None)["error"]
+    assert told.startswith("got too little memory (DefaultCPUAllocator") and "lower maporl.minibatch" in told
 
 
 def order_of_a_task(settings: Settings, monkeypatch: pytest.MonkeyPatch, run: Callable[[Job], Outcome], ref: Ref | None = None) -> Order:
@@ -347,6 +372,14 @@ def test_numbers_and_exports_are_kept_and_times_do_not_change_the_content(settin
     assert second.created_at and store.read_jsonl(numbers)[0]["loss"] == 0.5, "it was made anew"
     assert first.sha256 == second.sha256
     assert set(first.files) == {"metrics.jsonl", "result.txt"}
+
+
+def test_a_result_without_its_files_is_not_published(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    order = order_of_a_task(settings, monkeypatch, lambda _: Outcome())
+    monkeypatch.setitem(TASKS, "source", dataclasses.replace(TASKS["source"], makes=("rows.jsonl",)))
+    with pytest.raises(MedpipeError, match=r"got a result without rows\.jsonl"):
+        carry_out(order, print)
+    assert left_in(Path(order.out).parent) == []
 
 
 def test_a_failed_publication_leaves_no_partial_folder(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
