@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from medpipe import NOTICE, consult, store
+from medpipe import NOTICE, consult, results, store
 from medpipe.answers import parse_answer
 from medpipe.config import Settings
 from medpipe.errors import MedpipeError
 from medpipe.questions import BUILT_IN, Question, to_questions
-from medpipe.schema import AGENT, ROLES, CheckResult, Manifest
+from medpipe.schema import AGENT, ROLES, CheckResult, Manifest, Ref
 from medpipe_tests.tiny_team import BUDGETS, tiny_settings
 
 FOUR = tuple(f"models/{role}" for role in ROLES)
@@ -213,9 +213,16 @@ def _damaged(outputs: Outputs) -> None:
     (outputs.team().settings.outputs / "models" / "maporl_team" / "analyst" / "adapter_model.safetensors").write_bytes(b"half")
 
 
+def _older(outputs: Outputs) -> None:
+    """A role was fine-tuned again after the team was made from it."""
+    base = outputs.manifest("models/base").sha256
+    outputs.team(inputs={"models/base": base, "models/reporter": "0" * 64})
+
+
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
+        (_older, "older than models/reporter, which it was made from: materialise it again"),
         (_another_base, "made on another models/base than the one that lies there"),
         (_failed_check, "its check weights_moved_base_frozen failed"),
         (_other_model, "made for another model than profile smoke has (kind hub, not random; name Qwen/Qwen3-0.6B, not qwen3)"),
@@ -230,6 +237,28 @@ def test_a_team_that_cannot_be_trusted_is_left_out_and_named(outputs: Outputs, s
     results = consult.consult(outputs.settings, TWO)
     assert results["team"] == "alone" and results["left_out"] == {"models/maporl_team": told}
     assert f"Not asked: models/maporl_team, {told}." in consult.as_text(results)
+
+
+def test_a_profile_is_asked_its_own_models_whatever_another_one_left(outputs: Outputs) -> None:
+    outputs.base().roles("models/reporter")
+    shown = outputs.settings.outputs / "models" / "base"
+    own = outputs.root / "own"
+    shutil.copytree(shown, own)
+    scope = results.scope_of(outputs.settings, ("model",), ())
+    results.write_ref(
+        outputs.settings.outputs, "models/base", Ref(path=str(own), sha256=outputs.manifest("models/base").sha256, scope=scope)
+    )
+    _other_base(shown)
+    assert consult.newest(outputs.settings, "models/base") == own
+    assert set(consult.find(outputs.settings)[0]) == {"models/base", "models/reporter"}
+    another = outputs.settings.model_copy(update={"seed": outputs.settings.seed + 1})
+    assert consult.newest(another, "models/base") == shown, "nothing was made under these settings: what lies there is looked at"
+
+
+def _other_base(folder: Path) -> None:
+    manifest = store.read_manifest(folder)
+    assert manifest
+    store.write_manifest(folder, manifest.model_copy(update={"sha256": "f" * 64}))
 
 
 HOSTILE = {

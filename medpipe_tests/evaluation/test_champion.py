@@ -212,6 +212,15 @@ def test_what_was_not_run_refuses_with_its_reason(run: Run) -> None:
     assert "<b>" not in outcome.metadata["decision"]["markdown"]
 
 
+@pytest.mark.parametrize(("own", "shown"), [(40, False), (80, True), (120, True)])
+def test_a_loss_on_a_benchmark_is_a_check_of_its_own(run: Run, own: int, shown: bool) -> None:
+    """Not being shown to be better refuses a promotion; only a loss that is shown fails the check."""
+    evaluated(run, team(run, "first"), {"maporl_team": own, "sft_team": 80})
+    (check,) = decision_of(run)[2].checks
+    assert (check.name, check.severity, check.passed) == ("no_regression", "warn", shown)
+    assert check.description.startswith("no benchmark shows a loss" if shown else f"{BENCHMARKS['medxpertqa'].title} (-0.200, n = 200)")
+
+
 def test_a_team_that_was_not_asked_is_named(run: Run) -> None:
     evaluated(run, team(run, "first"), {"sft_team": 80})
     told, _, _ = decision_of(run)
