@@ -129,6 +129,16 @@ def target_for(role: Role, question: QAExample, evidence: Sequence[str]) -> str:
     return _TARGETS[role](question, evidence)
 
 
+def likely_messages(role: Role, question: QAExample, evidence: Sequence[str]) -> list[str]:
+    """The form the role was taught, settled on each option in turn, those that the evidence is on first; nothing for free text.
+
+    Knows nothing of the key. It is what decoding tries first (medpipe/models/drafts.py), not what a role has to say.
+    """
+    letters = list(LETTERS[: len(question.options)])
+    shown = [letter for p in evidence for letter in letters if _names(question.options[LETTERS.index(letter)], _title(p))]
+    return [_choice_message(role, question, letter, evidence) for letter in dict.fromkeys([*shown, *letters])]
+
+
 def mates_before(question: QAExample, evidence: Sequence[str]) -> tuple[list[Said], list[Said]]:
     """What is said before and around a role's own turn while it learns: an earlier round (mostly empty), and this round.
 

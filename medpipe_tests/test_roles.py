@@ -23,6 +23,7 @@ from medpipe.roles import (
     PREVIOUS_SHARE,
     QUOTE_WORDS,
     RIGHT,
+    likely_messages,
     mates_before,
     sentences,
     target_for,
@@ -255,6 +256,17 @@ def test_every_message_is_well_formed_and_every_target_fits_its_budget_with_its_
 
 
 # --- what the mates say
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_likely_messages_settle_on_each_option_the_evidence_first_and_know_no_key(role: Role) -> None:
+    row = choice_row(options=("gout", "asthma", "migraine"), answer="A")
+    evidence = ["migraine: It throbs.", "asthma: It wheezes."]
+    likely = likely_messages(role, row, evidence)
+    assert [parse_answer(text, row.options) for text in likely] == ["C", "B", "A"]
+    assert likely == likely_messages(role, row.model_copy(update={"answer": "C"}), evidence)
+    assert target_for(role, row, evidence) in likely
+    assert likely_messages(role, text_row(), evidence) == []
 
 
 def test_on_free_text_every_mate_says_its_target() -> None:

@@ -14,6 +14,8 @@ from medpipe.launch.devices import Place
 
 VARIABLE = "MEDPIPE_EXECUTOR"
 TAG = "dagster-k8s/config"
+PLACE = "medpipe/place"
+"""Tag of a step that works in a pool: its pool."""
 
 
 def executor() -> dg.ExecutorDefinition:
@@ -29,12 +31,17 @@ def executor() -> dg.ExecutorDefinition:
                 do="install it (pip install -e '.[k8s]'), or unset the variable to run each step as a process",
             ) from None  # fmt: skip
         return k8s_job_executor
-    return dg.multiprocess_executor.configured({"start_method": {"forkserver": {"preload_modules": ["medpipe.definitions"]}}})
+    # Steps of one run wait for each other here. In the pool they would, too, but Dagster asks a pool again after ever longer pauses.
+    one_each = {"key": PLACE, "value": {"applyLimitPerUniqueValue": True}, "limit": 1}
+    forked = {"forkserver": {"preload_modules": ["medpipe.definitions"]}}
+    return dg.multiprocess_executor.configured({"start_method": forked, "tag_concurrency_limits": [one_each]})
 
 
-def pod(place: Place) -> dict[str, Any]:
+def tags_of(place: Place) -> dict[str, Any]:
     """Tags of a step that works at this place."""
-    if not _in_pods() or place.gpu is None:
+    if not _in_pods():
+        return {PLACE: place.pool}
+    if place.gpu is None:
         return {}
     gpus = place.gpu.count(",") + 1
     seen = {"name": "CUDA_VISIBLE_DEVICES", "value": ",".join(map(str, range(gpus)))}

@@ -8,7 +8,7 @@ import dagster as dg
 from dagster import AssetExecutionContext
 
 from medpipe.assets.automation import WHEN_INPUTS_CHANGE
-from medpipe.assets.cluster import pod
+from medpipe.assets.cluster import tags_of
 from medpipe.assets.corpus import OWNERS
 from medpipe.assets.present import HANDED_OVER, check_specs
 from medpipe.config import Settings
@@ -46,7 +46,7 @@ def benchmark_asset(name: str, settings: Settings) -> dg.AssetsDefinition:
         code_version=TASKS["benchmark"].version(),
         ins=handed_over(EVALUATED), check_specs=check_specs(f"evaluation/{name}"), automation_condition=WHEN_INPUTS_CHANGE,
         description=f"{benchmark.title}: evaluation only, never trained on. Licence: {benchmark.licence}.",
-        pool=place.pool, op_tags=pod(place),
+        pool=place.pool, op_tags=tags_of(place),
     )  # fmt: skip
     def evaluate(context: AssetExecutionContext, launcher: Launcher, profile: Profile, **refs: Ref) -> dg.MaterializeResult:
         return launcher.make(context, f"evaluation/{name}", "benchmark", by_key(refs), place_team(profile.settings()))

@@ -6,7 +6,7 @@ import dagster as dg
 from dagster import AssetExecutionContext
 
 from medpipe.assets.automation import WHEN_INPUTS_CHANGE
-from medpipe.assets.cluster import pod
+from medpipe.assets.cluster import tags_of
 from medpipe.assets.corpus import OWNERS
 from medpipe.assets.present import HANDED_OVER, check_specs
 from medpipe.assets.sagemaker import sagemaker_assets
@@ -68,7 +68,7 @@ def fine_tuned_assets(settings: Settings, place: Place, learners: Sequence[Learn
 
     @dg.multi_asset(
         name=f"fine_tune_{place.pool}", outs=outs, ins={**DATA, "base": dg.AssetIn(["models", "base"])}, can_subset=True,
-        check_specs=[spec for name in names.values() for spec in check_specs(name)], pool=place.pool, op_tags=pod(place),
+        check_specs=[spec for name in names.values() for spec in check_specs(name)], pool=place.pool, op_tags=tags_of(place),
     )  # fmt: skip
     def fine_tune(
         context: AssetExecutionContext, launcher: Launcher, profile: Profile, train: Ref, validation: Ref, base: Ref
@@ -101,7 +101,7 @@ def verifier_asset(settings: Settings) -> dg.AssetsDefinition:
         key=["models", "verifier"], group_name="models", kinds={"pytorch", "huggingface"}, owners=OWNERS, dagster_type=HANDED_OVER,
         code_version=TASKS["verifier"].version(),
         ins={**DATA, "base": dg.AssetIn(["models", "base"]), **ROLES_IN}, check_specs=check_specs("models/verifier"),
-        pool=place_team(settings).pool, op_tags=pod(place_team(settings)), automation_condition=WHEN_INPUTS_CHANGE,
+        pool=place_team(settings).pool, op_tags=tags_of(place_team(settings)), automation_condition=WHEN_INPUTS_CHANGE,
     )  # fmt: skip
     def verifier(
         context: AssetExecutionContext, launcher: Launcher, profile: Profile, train: Ref, validation: Ref, base: Ref, **roles: Ref
@@ -123,7 +123,7 @@ def team_asset(settings: Settings) -> dg.AssetsDefinition:
         code_version=TASKS["maporl"].version(),
         ins={**COTRAIN, "audit": dg.AssetIn(["rewards", "audit"]), **ROLES_IN, **judge},
         check_specs=check_specs("models/maporl_team"), automation_condition=WHEN_INPUTS_CHANGE,
-        pool=place_co_training(settings).pool, op_tags=pod(place_co_training(settings)),
+        pool=place_co_training(settings).pool, op_tags=tags_of(place_co_training(settings)),
     )  # fmt: skip
     def maporl_team(
         context: AssetExecutionContext, launcher: Launcher, profile: Profile, train: Ref, cotrain: Ref, audit: Ref, base: Ref, **models: Ref
@@ -148,7 +148,7 @@ def lone_asset(settings: Settings) -> dg.AssetsDefinition:
             **COTRAIN, "audit": dg.AssetIn(["rewards", "audit"]), "agent": dg.AssetIn(["models", "agent"]),
             "maporl_team": dg.AssetIn(["models", "maporl_team"]), **judge,
         },
-        check_specs=check_specs("models/agent_rl"), automation_condition=WHEN_INPUTS_CHANGE, pool=place.pool, op_tags=pod(place),
+        check_specs=check_specs("models/agent_rl"), automation_condition=WHEN_INPUTS_CHANGE, pool=place.pool, op_tags=tags_of(place),
     )  # fmt: skip
     def agent_rl(
         context: AssetExecutionContext, launcher: Launcher, profile: Profile, train: Ref, cotrain: Ref, audit: Ref, base: Ref, **models: Ref

@@ -5,8 +5,8 @@
 
 Whoever speaks does so through the workflow of training and serving, behind the same question, options and evidence. What the systems
 of a batch of questions have in common is computed once: the headers' keys and values, and every message that was drawn greedily behind
-the same tokens by the same adapter. So a team with a role less costs only the messages that differ. Left out: scores
-(medpipe/evaluation/evaluate.py).
+the same tokens by the same adapter, or by one of the same bytes. So a team with a role less costs only the messages that differ.
+Left out: scores (medpipe/evaluation/evaluate.py).
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from medpipe import store
 from medpipe.answers import answer_text, split_answer
 from medpipe.corpus.biomcp import CACHE, open_evidence
 from medpipe.corpus.evidence import Passage, origin_of
@@ -31,9 +32,12 @@ from medpipe.team.transcript import ALONE, Frame
 from medpipe.team.workflow import Headers, Readings, Team, rollout
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
     from medpipe.models.adapters import AdapterModel, Completion
+    from medpipe.models.drafts import Draft
     from medpipe.models.kv_cache import Reading
     from medpipe.team.episode import Episode
 
@@ -99,16 +103,17 @@ class Memory:
 
     def draw(
         self, model: AdapterModel, adapter: str | None, reading: Reading, contexts: Sequence[Sequence[int]], invocation: Sequence[int],
-        max_new_tokens: int, temperature: float, generator: torch.Generator | None,
+        max_new_tokens: int, temperature: float, generator: torch.Generator | None, drafts: Sequence[Draft],
     ) -> list[Completion]:  # fmt: skip
         """A message behind each of the contexts, which are the rows of the reading."""
         if temperature:
-            return model.generate(adapter, reading, invocation, max_new_tokens, temperature, generator)
+            return model.generate(adapter, reading, invocation, max_new_tokens, temperature, generator, drafts)
         keys = [(adapter, tuple(invocation), max_new_tokens, tuple(context)) for context in contexts]
         new = {key: row for row, key in enumerate(keys) if key not in self._said}
         if new:
             behind = reading if len(new) == reading.rows else reading.select(list(new.values()))
-            self._said.update(zip(new, model.generate(adapter, behind, invocation, max_new_tokens), strict=True))
+            said = model.generate(adapter, behind, invocation, max_new_tokens, drafts=[drafts[row] for row in new.values()])
+            self._said.update(zip(new, said, strict=True))
         return [self._said[key] for key in keys]
 
 
@@ -125,8 +130,26 @@ class Bench:
         """The base with its adapters."""
         from medpipe.models.adapters import AdapterModel
 
-        folders = {name: self.job.inputs[key] / folder for name, (key, folder) in ADAPTERS.items() if name in self._needed}
+        folders = {name: folder for name, folder in self._folders.items() if self._same[name] == name}
         return AdapterModel.load(self.job.inputs["models/base"], folders, self.job.device, self.job.settings.model)
+
+    @cached_property
+    def _folders(self) -> dict[str, Path]:
+        return {name: self.job.inputs[key] / folder for name, (key, folder) in ADAPTERS.items() if name in self._needed}
+
+    @cached_property
+    def _same(self) -> dict[str, str]:
+        """For each adapter the first one of the same bytes: co-training may have kept the adapters that it began with."""
+        first: dict[tuple[str, ...], str] = {}
+        files = ("adapter_config.json", "adapter_model.safetensors")
+        same = {name: first.setdefault(tuple(store.sha256_file(at / file) for file in files), name) for name, at in self._folders.items()}
+        if alike := [f"{name} = {other}" for name, other in same.items() if name != other]:
+            self.job.report.log(f"the same adapters, so the same answers: {', '.join(alike)}")
+        return same
+
+    def distinct(self, system: System) -> System:
+        """The system with adapters of the same bytes under one name, so that what they say is drawn once."""
+        return replace(system, adapters={role: self._same[name] if name else None for role, name in system.adapters.items()})
 
     @cached_property
     def frame(self) -> Frame:
@@ -161,6 +184,7 @@ def answer(bench: Bench, system: System, part: Sequence[int]) -> list[Answered]:
     """How a system answers some of the bench's questions, given by their numbers."""
     if not system.adapters:
         return [_looked_up(bench.questions[n], bench.passages[n]) for n in part]
+    system = bench.distinct(system)
     if system.votes:
         return [_voted(bench, drawn) for drawn in _sampled(bench, system, part)]
     episodes, readings = _played(bench, system, part)

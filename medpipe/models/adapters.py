@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ from medpipe import store
 from medpipe.config import Model
 from medpipe.errors import MedpipeError
 from medpipe.models import base as base_models
+from medpipe.models.drafts import Draft
 from medpipe.models.kv_cache import Reading, empty_cache
 from medpipe.models.tokens import END
 
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 INVOCATION = "alora_invocation_tokens"
 """Key of adapter_config.json that makes an adapter an activated one, for peft and llama.cpp as for us."""
 READ_AT_ONCE = {"cpu": 1024, "cuda": 32768}  # padded tokens of a reading pass; on a CPU more are no faster
+GUESSED = 16  # tokens of a draft that are checked in one pass
+LOGITS_AT_ONCE = 128  # tokens whose logits are in memory together
 FEWER = 0.75  # of the rows still speak: from then on the others are dropped (each time costs a copy of the cache)
 
 
@@ -67,6 +70,46 @@ class Scored:
     entropy_N: Tensor  # nats
     row_N: Tensor  # which row of the batch each token belongs to
     hidden_NH: Tensor  # the states that each token was read from
+
+
+@dataclass
+class _Message:
+    """A message while it is drawn."""
+
+    tokens: list[int] = field(default_factory=list)
+    logps: list[float] = field(default_factory=list)
+    ended: bool = False  # by its end token or by its budget
+
+    def add(self, drawn: Sequence[tuple[int, float]], guess: Sequence[int], end: int, most: int) -> int:
+        """Say what was drawn, up to the first token that was guessed otherwise; returns how many guessed ones were right."""
+        for number, (token, logp) in enumerate(drawn):
+            self.tokens.append(token)
+            self.logps.append(logp)
+            self.ended = token == end or len(self.tokens) == most
+            if self.ended or number == len(guess) or token != guess[number]:
+                return number
+        return 0
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What the next pass reads of one row: what it has not read yet, and behind it a guess how the message goes on."""
+
+    message: _Message
+    row: int
+    unread: Sequence[int]  # empty for a message that has ended
+    guess: Sequence[int]
+
+    @classmethod
+    def next(
+        cls, message: _Message, row: int, invocation: Sequence[int], most: int, drafts: Sequence[Draft], end: int
+    ) -> _Asked:  # fmt: skip
+        if message.ended:
+            return cls(message, row, (), ())
+        room = min(GUESSED, most - len(message.tokens) - 1)
+        guess = drafts[row].after([*invocation, *message.tokens], room) if drafts else []
+        guess = guess[: guess.index(end) + 1] if end in guess else guess  # no message goes on behind its end
+        return cls(message, row, message.tokens[-1:] or invocation, guess)
 
 
 class AdapterModel:
@@ -230,9 +273,13 @@ class AdapterModel:
     @torch.inference_mode()
     def generate(
         self, adapter: str | None, reading: Reading, invocation: Sequence[int], max_new_tokens: int, temperature: float = 0.0,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | None = None, drafts: Sequence[Draft] = (),
     ) -> list[Completion]:  # fmt: skip
         """Draw one message behind each of the reading's sequences, all in one batch, stopping at the end token.
+
+        A token is the first whose summed probability exceeds a uniform number of its own (greedy: the likeliest one). So what a
+        message says depends neither on its draft nor on when other messages end: a draft's tokens are read along with the last
+        one, and kept up to the first that the model would not have said.
 
         Args:
             reading: by `reader(adapter)`; it stays as it is.
@@ -240,40 +287,53 @@ class AdapterModel:
             temperature: 0 takes the likeliest token; above 0 samples from softmax(logits / temperature) without
                 top-p or top-k, so that the recorded log-probabilities are the policy's own.
             generator: source of randomness, on the CPU; needed when sampling.
+            drafts: one a row, for messages whose wording is likely to stand somewhere already; () draws token by token.
         """
-        rows = reading.rows
-        tokens: list[list[int]] = [[] for _ in range(rows)]
-        logps: list[list[float]] = [[] for _ in range(rows)]
-        speaking = list(range(rows))  # rows of the batch, by the numbers of their sequences
+        said = [_Message() for _ in range(reading.rows)]
+        uniform_TB = torch.rand(max_new_tokens, reading.rows, dtype=torch.double, generator=generator) if temperature else None
+        speaking = list(range(reading.rows))  # rows of the batch, by the numbers of their sequences
         branch = reading.branch()
         cache, mask_BT = branch.cache, branch.mask_BT
-        next_BT = torch.tensor([list(invocation)] * rows, device=self.device)
-        alive = [True] * rows
         with self.use(adapter):
-            for done in range(1, max_new_tokens + 1):
-                position_BT = mask_BT.sum(1, keepdim=True) + torch.arange(next_BT.shape[1], device=self.device)
-                mask_BT = torch.cat([mask_BT, mask_BT.new_ones(next_BT.shape)], dim=1)
-                hidden_BH = self._hidden(next_BT, mask_BT, position_BT, cache)[:, -1]
-                logp_BV = torch.log_softmax(self._logits(hidden_BH) / (temperature or 1.0), dim=-1)
-                if temperature:
-                    drawn = draw_tokens(logp_BV, generator)
-                else:
-                    drawn = logp_BV.argmax(-1, keepdim=True)
-                chosen = logp_BV.gather(1, drawn).squeeze(1).tolist()
-                for row, token, logp in zip(speaking, drawn.squeeze(1).tolist(), chosen, strict=True):
-                    if alive[row]:
-                        tokens[row].append(token)
-                        logps[row].append(logp)
-                        alive[row] = token != self._end
-                going = [place for place, row in enumerate(speaking) if alive[row]]
-                if not going or done == max_new_tokens:
-                    break
+            while speaking:
+                asked = [_Asked.next(said[row], row, invocation, max_new_tokens, drafts, self._end) for row in speaking]
+                ids_BT, new_BT = self._pad([[*one.unread, *one.guess] for one in asked])
+                position_BT = mask_BT.sum(1, keepdim=True) + (new_BT.cumsum(1) - 1).clamp(min=0)
+                before, mask_BT = mask_BT.shape[1], torch.cat([mask_BT, new_BT], dim=1)
+                drawn = self._drawn(self._hidden(ids_BT, mask_BT, position_BT, cache), asked, uniform_TB, temperature)
+                for place, one in enumerate(asked):
+                    kept = one.message.add(drawn[place], one.guess, self._end, max_new_tokens)
+                    mask_BT[place, before + len(one.unread) + kept :] = 0  # what was guessed wrong is a hole from now on
+                going = [place for place, one in enumerate(asked) if not one.message.ended]
                 if len(going) <= FEWER * len(speaking):  # what has ended costs nothing any more
-                    keep = torch.tensor(going, device=self.device)
-                    cache.batch_select_indices(keep)
-                    drawn, mask_BT, speaking = drawn[keep], mask_BT[keep], [speaking[place] for place in going]
-                next_BT = drawn
-        return [self._completion(own, own_logps) for own, own_logps in zip(tokens, logps, strict=True)]
+                    keep = torch.tensor(going, dtype=torch.long, device=self.device)
+                    if going:
+                        cache.batch_select_indices(keep)
+                    mask_BT, speaking = mask_BT[keep], [speaking[place] for place in going]
+        return [self._completion(message.tokens, message.logps) for message in said]
+
+    def _drawn(
+        self, hidden_BTH: Tensor, asked: Sequence[_Asked], uniform_TB: Tensor | None, temperature: float
+    ) -> list[list[tuple[int, float]]]:  # fmt: skip
+        """For each row what the model says behind its unread tokens and behind each one of its guess: tokens with log-probabilities."""
+        wanted = [
+            (place, one.row, len(one.unread) - 1 + n, len(one.message.tokens) + n)
+            for place, one in enumerate(asked) if one.unread for n in range(len(one.guess) + 1)
+        ]  # fmt: skip
+        out: list[list[tuple[int, float]]] = [[] for _ in asked]
+        for start in range(0, len(wanted), LOGITS_AT_ONCE):
+            part = wanted[start : start + LOGITS_AT_ONCE]
+            place_N, row_N, time_N, number_N = torch.tensor(part).unbind(1)
+            hidden_NH = hidden_BTH[place_N.to(self.device), time_N.to(self.device)]
+            logp_NV = torch.log_softmax(self._logits(hidden_NH) / (temperature or 1.0), dim=-1)
+            if uniform_TB is None:
+                token_N1 = logp_NV.argmax(-1, keepdim=True)
+            else:
+                token_N1 = draw_tokens(logp_NV, uniform_TB[number_N, row_N][:, None])
+            chosen = zip(token_N1.squeeze(1).tolist(), logp_NV.gather(1, token_N1).squeeze(1).tolist(), strict=True)
+            for (place, *_), one in zip(part, chosen, strict=True):
+                out[place].append(one)
+        return out
 
     def _completion(self, tokens: list[int], logps: list[float]) -> Completion:
         ended = bool(tokens) and tokens[-1] == self._end
@@ -364,13 +424,13 @@ class AdapterModel:
         return ids.to(self.device), mask.to(self.device)
 
 
-def draw_tokens(logp_BV: Tensor, generator: torch.Generator | None) -> Tensor:
-    """One token a row, [B, 1], by where a uniform number falls into the summed probabilities.
+def draw_tokens(logp_BV: Tensor, uniform_B1: Tensor) -> Tensor:
+    """One token a row, [B, 1], by where a row's uniform number (double, from 0 to 1) falls into the summed probabilities.
 
     torch.multinomial draws a random number for each word of the vocabulary, which takes longer than the softmax itself.
     """
     summed_BV = logp_BV.exp().double().cumsum(-1)
-    uniform_B1 = torch.rand(len(logp_BV), 1, dtype=torch.double, generator=generator).to(logp_BV.device)
+    uniform_B1 = uniform_B1.to(logp_BV.device)
     drawn_B1 = torch.searchsorted(summed_BV, uniform_B1 * summed_BV[:, -1:], right=True)  # right: never a word of probability 0
     return drawn_B1.clamp(max=logp_BV.shape[1] - 1)
 

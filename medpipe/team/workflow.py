@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 from medpipe.answers import malformed, parse_answer
 from medpipe.config import Team as Rules
+from medpipe.roles import likely_messages
 from medpipe.schema import ROLES, QAExample, Role
 from medpipe.team.episode import Episode, Turn
 from medpipe.team.transcript import Frame
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from medpipe.models.adapters import AdapterModel, Completion
+    from medpipe.models.drafts import Draft
     from medpipe.models.kv_cache import Reading
 
 Verifier = Callable[[Sequence[Episode], int], None]
@@ -160,9 +162,10 @@ def _speaker(team: Team | None, readings: Readings | None, role: Role) -> Callab
         started = time.time_ns()
         reading = readings.of(model, adapter)
         reading = reading if len(rows) == len(episodes) else reading.select(rows)
-        draw, contexts = team.draw or _generate, [episodes[row].tokens for row in rows]
-        limit = team.rules.max_new_tokens[role]
-        said = draw(model, adapter, reading, contexts, frame.invocation(name), limit, team.temperature, team.generator)
+        draw, spoken_to = team.draw or _generate, [episodes[row] for row in rows]
+        limit, contexts = team.rules.max_new_tokens[role], [episode.tokens for episode in spoken_to]
+        drafts = drafts_of(frame, spoken_to, role, name, limit)
+        said = draw(model, adapter, reading, contexts, frame.invocation(name), limit, team.temperature, team.generator, drafts)
         drawn = (started, time.time_ns())
         for row, completion in zip(rows, said, strict=True):
             add_turn(frame, episodes[row], role, round_, completion, name, drawn)
@@ -177,6 +180,18 @@ def _generate(
     model: AdapterModel, adapter: str | None, reading: Reading, contexts: Sequence[Sequence[int]], *how: Any
 ) -> list[Completion]:  # fmt: skip
     return model.generate(adapter, reading, *how)
+
+
+def drafts_of(frame: Frame, episodes: Sequence[Episode], role: Role, name: str, limit: int) -> list[Draft]:
+    """Where the role's next message in each episode is likely to stand already: in the form it was taught, or in the transcript."""
+    from medpipe.models.drafts import Draft
+
+    taught: dict[str, list[list[int]]] = {}
+    for episode in episodes:
+        if episode.question.id not in taught:
+            likely = likely_messages(role, episode.question, episode.evidence)
+            taught[episode.question.id] = [[*frame.invocation(name), *frame.completion(text, limit)] for text in likely]
+    return [Draft([*taught[episode.question.id], episode.tokens]) for episode in episodes]
 
 
 def add_turn(

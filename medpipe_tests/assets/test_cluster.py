@@ -13,7 +13,7 @@ import pytest
 import yaml
 from dagster_k8s.job import UserDefinedDagsterK8sConfig
 
-from medpipe.assets.cluster import TAG, pod
+from medpipe.assets.cluster import TAG, tags_of
 from medpipe.config import load_profile
 from medpipe.errors import MedpipeError
 from medpipe.evaluation.benchmarks import ASKED
@@ -67,7 +67,7 @@ def test_without_kubernetes_or_without_gpus_no_step_asks_for_one(environment: di
 def test_another_executor_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEDPIPE_EXECUTOR", "celery")
     with pytest.raises(MedpipeError, match="expected k8s, or nothing"):
-        pod(Place("gpu_0", "0", 1))
+        tags_of(Place("gpu_0", "0", 1))
 
 
 WITHOUT_EXTRA = """

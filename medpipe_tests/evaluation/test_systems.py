@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -172,9 +173,9 @@ def test_headers_are_read_once_and_what_was_said_before_is_not_drawn_again(
     read: list[int] = []
     generate, reading = AdapterModel.generate, AdapterModel.read
 
-    def counted(self: AdapterModel, adapter: str | None, behind: Any, *rest: Any) -> Any:
+    def counted(self: AdapterModel, adapter: str | None, behind: Any, *rest: Any, **more: Any) -> Any:
         drawn.append(behind.rows)
-        return generate(self, adapter, behind, *rest)
+        return generate(self, adapter, behind, *rest, **more)
 
     def read_counted(self: AdapterModel, rows: Any, *rest: Any) -> Any:
         read.append(len(rows))
@@ -200,6 +201,20 @@ def test_headers_are_read_once_and_what_was_said_before_is_not_drawn_again(
     bench.forget()
     answer(bench, SYSTEMS["one_round"], range(2))
     assert read == [2, 2, 2] and sum(drawn[-4:]) == 2 * len(ROLES)
+
+
+def test_adapters_of_the_same_bytes_are_loaded_and_asked_once(inputs: dict[str, Path], finished: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"  # a team whose co-training kept the adapters that it began with
+    for role in ROLES:
+        shutil.copytree(inputs[f"models/{role}"], kept / role)
+    changed = {**inputs, "models/maporl_team": kept}
+    bench = bench_of(tmp_path / "a", changed, [choice(n) for n in range(2)], "sft_team", "maporl_team")
+    before, after = (answer(bench, SYSTEMS[name], range(2)) for name in ("sft_team", "maporl_team"))
+    assert bench.model.adapters == [f"sft_{role}" for role in ROLES]
+    assert [(one.decision, one.rounds, one.tokens) for one in after] == [(one.decision, one.rounds, one.tokens) for one in before]
+    shutil.copy(inputs["models/maporl_team"] / "reporter" / "adapter_model.safetensors", kept / "reporter")
+    other = bench_of(tmp_path / "b", changed, [choice(0)], "sft_team", "maporl_team")
+    assert other.model.adapters == [*(f"sft_{role}" for role in ROLES), "maporl_reporter"]
 
 
 def test_options_can_be_scored_by_their_words(inputs: dict[str, Path], tmp_path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from medpipe.config import Model, load_profile
 from medpipe.errors import MedpipeError
 from medpipe.models import base
 from medpipe.models.adapters import INVOCATION, AdapterModel, Completion, Turn, draw_tokens, weights_hash
+from medpipe.models.drafts import Draft
 from medpipe.models.kv_cache import ROOM, Reading
 from medpipe.models.per_role import PerRole
 from medpipe.schema import LEARNERS, ROLES, Role
@@ -388,8 +391,68 @@ def test_sampling_is_repeatable_and_follows_the_distribution(model: AdapterModel
 def test_a_word_of_probability_0_is_never_drawn() -> None:
     logp_BV = torch.tensor([[-torch.inf, 0.0, -torch.inf], [0.5, 0.5, 0.0]]).log_softmax(-1).repeat(200, 1)
     logp_BV[1::2, 2] = -torch.inf
-    drawn = draw_tokens(logp_BV, seeded(0)).view(200, 2)
+    drawn = draw_tokens(logp_BV, torch.rand(400, 1, dtype=torch.double, generator=seeded(0))).view(200, 2)
     assert set(drawn[:, 0].tolist()) == {1} and set(drawn[:, 1].tolist()) == {0, 1}
+
+
+# --- drafts
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_a_draft_changes_the_passes_and_not_the_message(
+    model: AdapterModel, frame: Frame, contexts: list[list[int]], adapter: str | None, temperature: float
+) -> None:
+    invocation, many = frame.invocation(adapter or "assistant"), contexts * 8
+    reading = model.read(many)
+    before = held(reading)
+
+    def drawn(drafts: Sequence[Draft]) -> tuple[list[Completion], int]:
+        with half_ends(model, temperature or 1.0), passes(model) as seen:
+            return model.generate(adapter, reading, invocation, 24, temperature, seeded(7), drafts), len(seen)
+
+    plain, alone = drawn(())
+    told = [list(each.tokens) for each in plain]
+    right = [Draft([[*invocation, *own]]) for own in told]
+    halfway = [
+        Draft([[*invocation, *own[: len(own) // 2], 40 + number, *own]]) for number, own in enumerate(told)
+    ]  # wrong, then right again
+    wrong = [Draft([[*invocation, *([41, 42, 43] * 10)], context]) for context in many]
+    some = [right[n] if n % 2 else Draft([]) for n in range(len(many))]
+    for drafts in (right, halfway, wrong, some):
+        said, count = drawn(drafts)
+        assert [each.tokens for each in said] == [each.tokens for each in plain]
+        assert [each.ended for each in said] == [each.ended for each in plain]
+        for one, other in zip(said, plain, strict=True):
+            assert one.logps == pytest.approx(other.logps, abs=EXACT)
+        assert count <= alone
+        if drafts is right:
+            assert count == math.ceil(max(map(len, told)) / 17)  # sixteen tokens of a draft, and the one behind them
+    assert held(reading) == before
+
+
+def test_what_was_drawn_by_drafts_is_scored_the_same(model: AdapterModel, frame: Frame, contexts: list[list[int]]) -> None:
+    reading, invocation = model.read(contexts), frame.invocation("planner")
+    free = model.generate("planner", reading, invocation, 20, 1.0, seeded(3))
+    drafts = [Draft([[*invocation, *each.tokens[:9], 5, *each.tokens[9:]], context]) for each, context in zip(free, contexts, strict=True)]
+    again = model.generate("planner", reading, invocation, 20, 1.0, seeded(3), drafts)
+    assert [each.tokens for each in again] == [each.tokens for each in free]
+    assert gap(model, "planner", contexts, again, 1.0, reading) < TOLERANCE[torch.float32]
+
+
+def test_a_draft_neither_outlives_the_end_nor_the_budget(model: AdapterModel, frame: Frame, contexts: list[list[int]]) -> None:
+    reading, invocation, end = model.read(contexts), frame.invocation("planner"), frame.end
+    free = model.generate("planner", reading, invocation, 20)
+    drafts = [Draft([[*invocation, *each.tokens, end, 50, 51, end]]) for each in free]
+    for budget in (1, 2, 5):
+        said = model.generate("planner", reading, invocation, budget, drafts=drafts)
+        assert [each.tokens for each in said] == [each.tokens[:budget] for each in free]
+    with half_ends(model):
+        ending = model.generate("planner", reading, invocation, 40, 1.0, seeded(1))
+        drafts = [Draft([[*invocation, *each.tokens, 50, 51]]) for each in ending]
+        assert model.generate("planner", reading, invocation, 40, 1.0, seeded(1), drafts) == [
+            replace(each, logps=pytest.approx(each.logps, abs=EXACT)) for each in ending
+        ]
 
 
 def test_what_has_ended_is_computed_no_more(model: AdapterModel, frame: Frame, contexts: list[list[int]]) -> None:
