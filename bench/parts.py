@@ -73,7 +73,8 @@ def corpus() -> Path:
         store.write_examples(folder / "none", [])
         store.write_json(folder / "none" / "benchmarks.json", {})
         splits = dict.fromkeys(("splits/train", "splits/cotrain", "splits/validation"), "split")
-        for key, task in {"sources/synthetic": "source", "corpus/clean": "clean", **splits}.items():
+        sources = dict.fromkeys(("sources/synthetic", "sources/custom"), "source")
+        for key, task in {**sources, "corpus/clean": "clean", **splits}.items():
             TASKS[task]({key: job_for(settings, key, folder / key, made)})
             made[key] = folder / key
     return folder

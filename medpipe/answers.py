@@ -19,8 +19,8 @@ _NAME_AND_LETTER = re.compile(r"(?P<name>.*?)\s*\((?P<letter>[A-Za-z])\)")
 SYSTEM = "Planner, researcher, analyst and reporter answer a medical question together."
 CHOOSE, WRITE = "Choose one option: end with Answer: and its name.", "No options: write the answer."
 """The header's first and last lines. The last says what kind of answer is wanted, next to the turns, where a small model looks."""
-NAME_WORDS = 8
-"""Words of an option that an answer repeats; a longer option is cut there, and its letter tells the rest."""
+NAME_CHARS = 48
+"""Characters of an option that an answer repeats; a longer option is cut there, and its letter tells the rest."""
 
 
 def option_text(question: QAExample, letter: str) -> str:
@@ -38,9 +38,16 @@ def question_lines(question: QAExample) -> str:
 
 def answer_text(question: QAExample, letter: str) -> str:
     """How a message ends that settles on this option: `Answer: asthma (B)`."""
-    words = question.options[LETTERS.index(letter)].split()
-    name = " ".join(words[:NAME_WORDS]) + ("…" if len(words) > NAME_WORDS else "")
-    return f"Answer: {name} ({letter})"
+    return f"Answer: {short_name(question.options[LETTERS.index(letter)])} ({letter})"
+
+
+def short_name(option: str) -> str:
+    """An option as answers repeat it. A long one is cut between words or behind a hyphen: some diseases' names have few blanks."""
+    name = " ".join(option.split())
+    if len(name) <= NAME_CHARS:
+        return name
+    ends = [found.end() for found in re.finditer(r"-|(?= )", name) if found.end() <= NAME_CHARS]
+    return name[: ends[-1] if ends else NAME_CHARS].rstrip(" ,;:-") + "…"
 
 
 def parse_answer(text: str, options: Sequence[str]) -> str | None:
@@ -108,9 +115,8 @@ def _settle(claim: str, options: Sequence[str]) -> str | None:
 
 
 def _is(name: str, option: str) -> bool:
-    """Whether a name is the option's, whole or cut after NAME_WORDS words."""
-    cut = " ".join(option.split()[:NAME_WORDS])
-    return _plain(name) in (_plain(option), _plain(cut))
+    """Whether a name is the option's, whole or as answers cut it."""
+    return _plain(name) in (_plain(option), _plain(short_name(option)))
 
 
 def _plain(text: str) -> str:

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medpipe.answers import NAME_WORDS, answer_text, claims, malformed, option_text, parse_answer, question_lines, split_answer
+from medpipe.answers import NAME_CHARS, answer_text, claims, malformed, option_text, parse_answer, question_lines, short_name, split_answer
 from medpipe.schema import LETTERS, QAExample
 from medpipe_tests.tiny_team import choice_row, text_row
 
 FOUR = ("migraine", "asthma", "gout", "Crohn disease")
 TEN = tuple(f"disease {number}" for number in range(10))
-LONG = ("The child is given oxygen at once and then taken to the hospital", "The child is given oxygen at once and then sent back home")
+LONG = ("The child is given oxygen and fluids at once and taken to the hospital", "The child is given oxygen and fluids at once and sent home")
 PIECES = [
     "Answer:", "answer: ", "ANSWER:", " A", " B)", "(C)", " asthma", " gout (C)", " (b)", " ı", " ſ", "\u212a", "\n", "\ud800",
     "<|im_end|>", "I", "'m", "a fever", "\0", "²", "((", "))", ".", "…",
@@ -69,8 +69,8 @@ def choice(options: tuple[str, ...], answer: str = "A") -> QAExample:
         ("Answer: C (B)", ("A", "C", "D", "E"), "B"),
         ("Answer: gout", ("gout", "Gout"), None),
         ("Answer: gout (B)", ("gout", "Gout"), "B"),
-        (f"Answer: {' '.join(LONG[0].split()[:NAME_WORDS])}… (B)", LONG, "B"),
-        (f"Answer: {' '.join(LONG[0].split()[:NAME_WORDS])}…", LONG, None),
+        (f"Answer: {short_name(LONG[0])} (B)", LONG, "B"),
+        (f"Answer: {short_name(LONG[0])}", LONG, None),
         ("Answer: He rests", ("He rests.", "He runs."), "A"),
     ],
 )
@@ -105,6 +105,24 @@ def test_a_message_is_cut_before_its_last_answer() -> None:
     assert split_answer("It fits. Answer: B\nAnswer: gout (C) ") == ("It fits. Answer: B", "Answer: gout (C)")
     assert split_answer("It fits. Answer: B Answer: gout (C)") == ("It fits. Answer: B", "Answer: gout (C)")
     assert split_answer("It fits.") == ("It fits.", "")
+
+
+@pytest.mark.parametrize(
+    ("option", "short"),
+    [
+        ("gout", "gout"),
+        ("  gout\n of the  toe ", "gout of the toe"),
+        ("x" * NAME_CHARS, "x" * NAME_CHARS),
+        ("x" * (NAME_CHARS + 1), "x" * NAME_CHARS + "…"),
+        ("Give oxygen, call for help, and measure the blood pressure twice", "Give oxygen, call for help, and measure the…"),
+        ("Myopia-midfacial retrusion-sensorineural hearing loss-dysplasia syndrome", "Myopia-midfacial retrusion-sensorineural hearing…"),
+        ("Give nothing, wait for the laboratory to telephone, then decide", "Give nothing, wait for the laboratory to…"),
+    ],
+)
+def test_a_long_option_is_repeated_by_its_beginning_and_still_understood(option: str, short: str) -> None:
+    assert short_name(option) == short and len(short) <= NAME_CHARS + 1
+    assert parse_answer(f"Answer: {short} (B)", ("gout and pain", option)) == "B"
+    assert parse_answer(f"Answer: {short} (A)", ("gout and pain", option)) == "B"  # the name decides
 
 
 def test_a_question_is_written_with_its_letters_behind_the_options() -> None:

@@ -6,7 +6,7 @@ import dagster as dg
 from dagster import AssetExecutionContext
 
 from medpipe.assets.automation import WHEN_INPUTS_CHANGE
-from medpipe.assets.cluster import tags_of
+from medpipe.assets.cluster import PLACE, tags_of
 from medpipe.assets.corpus import OWNERS
 from medpipe.assets.present import HANDED_OVER, check_specs
 from medpipe.assets.sagemaker import sagemaker_assets
@@ -85,6 +85,7 @@ def fine_tuned_assets(settings: Settings, place: Place, learners: Sequence[Learn
     key=["rewards", "audit"], group_name="rewards", kinds={"python"}, owners=OWNERS, dagster_type=HANDED_OVER,
     code_version=TASKS["audit"].version(),
     ins={"train": DATA["train"]}, check_specs=check_specs("rewards/audit"), automation_condition=WHEN_INPUTS_CHANGE,
+    op_tags={PLACE: "cpu"},  # it keeps all cores busy: beside a training on the CPU both would take longer
 )  # fmt: skip
 def audit(context: AssetExecutionContext, launcher: Launcher, train: Ref) -> dg.MaterializeResult:
     """The reward under attack: honest answers are spoilt in every known way, and none of it may pay."""

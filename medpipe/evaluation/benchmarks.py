@@ -60,7 +60,6 @@ _ALL = (
     _published("pubmedqa"),
     _published("medmcqa"),
     _published("mmlu_medical"),
-    _published("safety"),
     Benchmark(
         "medquad_heldout", "MedQuAD, held-out topics (free text)", "text", "CC BY 4.0",
         "Ben Abacha and Demner-Fushman, A Question-Entailment Approach to Question Answering, BMC Bioinformatics 20 (2019) 511",
@@ -82,6 +81,7 @@ _ALL = (
         "Ben Abacha and Demner-Fushman, A Question-Entailment Approach to Question Answering, BMC Bioinformatics 20 (2019) 511",
         "https://github.com/abachaa/MedQuAD", 10, source="medquad_questions",
     ),
+    _published("safety"),
 )  # fmt: skip
 BENCHMARKS: dict[str, Benchmark] = {benchmark.name: benchmark for benchmark in _ALL}
 """Name → benchmark, in the order in which they are shown."""
