@@ -12,7 +12,8 @@ from medpipe_tests.tiny_team import choice_row, text_row
 
 FOUR = ("migraine", "asthma", "gout", "Crohn disease")
 TEN = tuple(f"disease {number}" for number in range(10))
-LONG = ("The child is given oxygen and fluids at once and taken to the hospital", "The child is given oxygen and fluids at once and sent home")
+START = "The child is given oxygen and fluids at once and"  # as long as a short name may be
+LONG = (f"{START} taken to the hospital", f"{START} sent back home")
 PIECES = [
     "Answer:", "answer: ", "ANSWER:", " A", " B)", "(C)", " asthma", " gout (C)", " (b)", " ı", " ſ", "\u212a", "\n", "\ud800",
     "<|im_end|>", "I", "'m", "a fever", "\0", "²", "((", "))", ".", "…",
