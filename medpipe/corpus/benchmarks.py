@@ -160,7 +160,7 @@ def read(folder: Path, name: str) -> list[QAExample]:
     about = known[name]
     if about["status"] != "ok":
         raise SourceUnreachable(
-            got=about["reason"], expected=f"the questions of {about['title']}", where=str(folder),
+            got=about["reason"], expected=f"the questions of {about['title']}", where="sources/benchmarks",
             do=f"put the file into a folder and set {MIRROR} to it, or materialise sources/benchmarks again with a network",
         )  # fmt: skip
     return [row for row in store.read_examples(folder) if row.source == name]

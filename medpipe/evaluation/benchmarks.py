@@ -114,7 +114,7 @@ def load(name: str, inputs: Mapping[str, Path]) -> list[QAExample]:
     if not rows:
         label = benchmark.title.partition(",")[0]
         raise SourceUnreachable(
-            got=f"no held-out rows of the source {benchmark.source}", expected=f"{label} in the corpus", where=str(folder),
+            got=f"no held-out rows of the source {benchmark.source}", expected=f"{label} in the corpus", where="corpus/clean",
             do=f"make sources/{benchmark.source} reachable (a mirror folder or the network) and list it in corpus.use",
         )  # fmt: skip
     return rows
