@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 INVOCATION = "alora_invocation_tokens"
 """Key of adapter_config.json that makes an adapter an activated one, for peft and llama.cpp as for us."""
 READ_AT_ONCE = {"cpu": 1024, "cuda": 32768}  # padded tokens of a reading pass; on a CPU more are no faster
-GUESSED = 16  # tokens of a draft that are checked in one pass
+GUESSED = 16  # tokens of a draft that are checked in one pass, at most
+TRUSTED = 8  # at a message's beginning
 LOGITS_AT_ONCE = 128  # tokens whose logits are in memory together
 FEWER = 0.75  # of the rows still speak: from then on the others are dropped (each time costs a copy of the cache)
 
@@ -79,16 +80,27 @@ class _Message:
     tokens: list[int] = field(default_factory=list)
     logps: list[float] = field(default_factory=list)
     ended: bool = False  # by its end token or by its budget
+    trust: int = TRUSTED  # how many tokens of a draft are worth checking
 
-    def add(self, drawn: Sequence[tuple[int, float]], guess: Sequence[int], end: int, most: int) -> int:
-        """Say what was drawn, up to the first token that was guessed otherwise; returns how many guessed ones were right."""
-        for number, (token, logp) in enumerate(drawn):
+    def add(self, drawn: Sequence[tuple[int, float]], guess: Sequence[int], checked: int, end: int, most: int) -> int:
+        """Say what was drawn, up to the first token that was guessed otherwise; returns how many guessed ones were right.
+
+        A draft that held is trusted further, one that failed as far as it held; one that was not checked is tried again when its
+        first token would have been right.
+        """
+        kept = 0
+        for token, logp in drawn:
             self.tokens.append(token)
             self.logps.append(logp)
             self.ended = token == end or len(self.tokens) == most
-            if self.ended or number == len(guess) or token != guess[number]:
-                return number
-        return 0
+            if self.ended or kept == checked or token != guess[kept]:
+                break
+            kept += 1
+        if checked:
+            self.trust = min(GUESSED, max(self.trust, 2 * checked)) if kept == checked else kept
+        elif guess:
+            self.trust = max(self.trust, TRUSTED // 2) if self.tokens[-1] == guess[0] else 0
+        return kept
 
 
 @dataclass(frozen=True)
@@ -110,6 +122,20 @@ class _Asked:
         guess = drafts[row].after([*invocation, *message.tokens], room) if drafts else []
         guess = guess[: guess.index(end) + 1] if end in guess else guess  # no message goes on behind its end
         return cls(message, row, message.tokens[-1:] or invocation, guess)
+
+    @property
+    def trusted(self) -> int:
+        """How much of the guess is worth checking."""
+        return min(len(self.guess), self.message.trust)
+
+
+def _width(asked: Sequence[_Asked]) -> int:
+    """Tokens of drafts that a pass checks: so many that at least half of the rows have one in each further column.
+
+    All rows pay for a column, and on a CPU a column costs about half of what a pass of one token a row does.
+    """
+    lengths = sorted((one.trusted for one in asked if one.unread), reverse=True)
+    return lengths[(len(lengths) - 1) // 2]
 
 
 class AdapterModel:
@@ -297,12 +323,14 @@ class AdapterModel:
         with self.use(adapter):
             while speaking:
                 asked = [_Asked.next(said[row], row, invocation, max_new_tokens, drafts, self._end) for row in speaking]
-                ids_BT, new_BT = self._pad([[*one.unread, *one.guess] for one in asked])
+                width = _width(asked)
+                checked = [min(one.trusted, width) for one in asked]
+                ids_BT, new_BT = self._pad([[*one.unread, *one.guess[:count]] for one, count in zip(asked, checked, strict=True)])
                 position_BT = mask_BT.sum(1, keepdim=True) + (new_BT.cumsum(1) - 1).clamp(min=0)
                 before, mask_BT = mask_BT.shape[1], torch.cat([mask_BT, new_BT], dim=1)
-                drawn = self._drawn(self._hidden(ids_BT, mask_BT, position_BT, cache), asked, uniform_TB, temperature)
-                for place, one in enumerate(asked):
-                    kept = one.message.add(drawn[place], one.guess, self._end, max_new_tokens)
+                drawn = self._drawn(self._hidden(ids_BT, mask_BT, position_BT, cache), asked, checked, uniform_TB, temperature)
+                for place, (one, count) in enumerate(zip(asked, checked, strict=True)):
+                    kept = one.message.add(drawn[place], one.guess, count, self._end, max_new_tokens) if one.unread else 0
                     mask_BT[place, before + len(one.unread) + kept :] = 0  # what was guessed wrong is a hole from now on
                 going = [place for place, one in enumerate(asked) if not one.message.ended]
                 if len(going) <= FEWER * len(speaking):  # what has ended costs nothing any more
@@ -313,12 +341,12 @@ class AdapterModel:
         return [self._completion(message.tokens, message.logps) for message in said]
 
     def _drawn(
-        self, hidden_BTH: Tensor, asked: Sequence[_Asked], uniform_TB: Tensor | None, temperature: float
+        self, hidden_BTH: Tensor, asked: Sequence[_Asked], checked: Sequence[int], uniform_TB: Tensor | None, temperature: float
     ) -> list[list[tuple[int, float]]]:  # fmt: skip
-        """For each row what the model says behind its unread tokens and behind each one of its guess: tokens with log-probabilities."""
+        """For each row what the model says behind its unread tokens and behind each checked one: tokens with log-probabilities."""
         wanted = [
             (place, one.row, len(one.unread) - 1 + n, len(one.message.tokens) + n)
-            for place, one in enumerate(asked) if one.unread for n in range(len(one.guess) + 1)
+            for place, (one, count) in enumerate(zip(asked, checked, strict=True)) if one.unread for n in range(count + 1)
         ]  # fmt: skip
         out: list[list[tuple[int, float]]] = [[] for _ in asked]
         for start in range(0, len(wanted), LOGITS_AT_ONCE):

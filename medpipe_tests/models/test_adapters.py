@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import subprocess
 import sys
@@ -427,7 +426,7 @@ def test_a_draft_changes_the_passes_and_not_the_message(
             assert one.logps == pytest.approx(other.logps, abs=EXACT)
         assert count <= alone
         if drafts is right:
-            assert count == math.ceil(max(map(len, told)) / 17)  # sixteen tokens of a draft, and the one behind them
+            assert count <= (alone + 1) // 2
     assert held(reading) == before
 
 
