@@ -170,10 +170,11 @@ def markdown(board: Mapping[str, Any]) -> str:
     if not board["rows"]:
         lines.append(_line("no benchmark was run", *[""] * 7))
     if compared(board):
-        lines += ["", f"| benchmark | difference | mean | {_level(board)} | verdict |", "|---|---|---|---|---|"]
+        lines += ["", f"| benchmark | difference | mean | {_level(board)} | won, lost | verdict |", "|---|---|---|---|---|---|"]
         for row in compared(board):
             pair = f"{SYSTEMS[row['a']]} − {SYSTEMS[row['b']]}"
-            lines.append(_line(row["title"], pair, f"{row['mean']:+.3f}", _interval(row), row["verdict"]))
+            won = "–" if row["only_a"] is None else f"{row['only_a']}, {row['only_b']}"  # free text has scores, not right and wrong
+            lines.append(_line(row["title"], pair, f"{row['mean']:+.3f}", _interval(row), won, row["verdict"]))
     lines += ["", *(f"- Not run: {_cell(missing['title'])}: {_cell(missing['reason'])}" for missing in board["not_run"])]
     return "\n".join([*lines, "", board["notice"], ""])
 

@@ -56,11 +56,14 @@ def test_a_benchmark_that_was_measured_on_other_models_is_not_in_the_table(run):
 
 def test_files_are_written_and_the_plot_is_a_png_with_alternative_text(run):
     benchmark(run, "medqa")
-    _, outcome = board_of(run)
+    board, outcome = board_of(run)
     folder = run.inputs["evaluation/leaderboard"]
     assert (folder / outcome.metadata["plot"]["image"]).read_bytes().startswith(b"\x89PNG") and outcome.metadata["plot"]["alt"]
     table = (folder / "leaderboard.md").read_text()
     assert table == outcome.metadata["leaderboard"]["markdown"]
+    for row in leaderboard.compared(board):  # who was right alone, on how many questions
+        apart = "–" if row["only_a"] is None else f"{row['only_a']}, {row['only_b']}"
+        assert f" | {apart} | {row['verdict']} |" in table
     assert "MAPoRL team of four − SFT team of four" in table and "Not run: PubMedQA" in table and "95% interval" in table
     assert len({line.count("|") for line in table.splitlines() if "(accuracy)" in line}) == 1
     head, _, scores = table.partition("| benchmark | system |")
