@@ -92,7 +92,7 @@ class _Message:
         for token, logp in drawn:
             self.tokens.append(token)
             self.logps.append(logp)
-            self.ended = token == end or len(self.tokens) == most
+            self.ended = token == end or len(self.tokens) >= most
             if self.ended or kept == checked or token != guess[kept]:
                 break
             kept += 1
