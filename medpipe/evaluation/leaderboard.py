@@ -190,46 +190,56 @@ def _learned_line(one: Mapping[str, Any]) -> str:
 
 
 def print_table(leaderboard: dict[str, Any]) -> None:
-    """Print leaderboard.json's content to the terminal: what was learned first, then every system."""
+    """Print leaderboard.json's content to the terminal, the result last, where a terminal is read first.
+
+    Left to the report: further differences, and why a benchmark was not run where others were.
+    """
     from rich.console import Console
     from rich.text import Text
 
     console = Console()
-    if not leaderboard["rows"]:
-        console.print(Text("No benchmark was run."))
-    else:
-        console.print(Text(headline_of(leaderboard)[0], style="bold"))
+    if leaderboard["rows"]:
         console.print(_learned_table(leaderboard))
-        table = _table("All systems", "mean", "interval", "chance", "unparsed")
-        previous = None
-        for row in leaderboard["rows"]:
-            if previous != row["benchmark"]:
-                table.add_section()
-                table.add_row(Text(f"{row['title']}, {row['metric']}, n = {row['n']}", style="bold"))
-            cells = (_number(row["mean"]), _interval(row), _number(row["chance"]), str(row["n_unparsed"]))
-            table.add_row(Text(f"  {row['label']}"), *cells)
-            previous = row["benchmark"]
-        console.print(table)
-    for row in compared(leaderboard):
-        pair = f"{SYSTEMS[row['a']]} − {SYSTEMS[row['b']]}"
-        console.print(Text(f"{row['title']}: {pair} = {row['mean']:+.3f} ({_interval(row)}): {row['verdict']}"))
-    for missing in leaderboard["not_run"]:
-        console.print(Text(f"not run: {missing['title']}: {missing['reason']}", style="yellow"))
+    if {row["system"] for row in leaderboard["rows"]} - {TEAM, *BASELINES}:
+        console.print(_systems_table(leaderboard))
+    missing = leaderboard["not_run"]
+    if missing and leaderboard["rows"]:
+        titles = "; ".join(one["title"] for one in missing)
+        console.print(Text(f"Not run: {titles}. The reasons stand at the report's end.", style="yellow"))
+    elif missing:
+        for one in missing:
+            console.print(Text(f"Not run: {one['title']}: {one['reason']}", style="yellow"))
+    console.print(Text(headline_of(leaderboard)[0], style="bold"))
     console.print(Text(leaderboard["notice"], style="dim"))
+
+
+def _systems_table(board: Mapping[str, Any]) -> Any:
+    """Every system on every benchmark."""
+    from rich.text import Text
+
+    table, previous = _table("All systems", "mean", "interval", "chance", "unparsed"), None
+    for row in board["rows"]:
+        if previous != row["benchmark"]:
+            table.add_section()
+            table.add_row(Text(f"{row['title']}, {row['metric']}, n = {row['n']}", style="bold"))
+        cells = (_number(row["mean"]), _interval(row), _number(row["chance"]), str(row["n_unparsed"]))
+        table.add_row(Text(f"  {row['label']}"), *cells)
+        previous = row["benchmark"]
+    return table
 
 
 def _learned_table(board: Mapping[str, Any]) -> Any:
     """The team beside the baselines that were asked, and its difference to the best of them."""
     from rich.text import Text
 
-    table = _table("What was learned", "mean", "interval")
+    table = _table("What was learned", "mean", "interval", "unparsed")
     for one in learned(board):
         table.add_section()
         table.add_row(Text(f"{one['title']}, {one['metric']}, n = {one['n']}, chance {_number(one['chance'])}", style="bold"))
         for row in (one["team"], *one["baselines"].values()):
             if row:
                 best = " (best baseline)" if row is one["best"] else ""
-                table.add_row(Text(f"  {row['label']}{best}"), _number(row["mean"]), _interval(row))
+                table.add_row(Text(f"  {row['label']}{best}"), _number(row["mean"]), _interval(row), str(row["n_unparsed"]))
         if difference := one["difference"]:
             told = Text(f"  team − best baseline: {difference['verdict']}", style="bold")
             table.add_row(told, f"{difference['mean']:+.3f}", _interval(difference))

@@ -1,5 +1,6 @@
 """Rows of an evaluation: kept over a kill, and never taken from a line that is not what was written."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,16 @@ def test_rows_come_back_and_more_can_be_added(journal: Path) -> None:
     again.add([{"id": "q3", "score": 0.0}])
     again.close()
     assert [row["id"] for row in Journal(journal).rows] == ["q0", "q1", "q2", "q3"]
+
+
+def test_keys_keep_their_order(tmp_path: Path) -> None:
+    """The last role of a round gave the answer; sorted by name, the researcher would have."""
+    row = {"rounds": [{"planner": "A", "researcher": "B", "analyst": "C", "reporter": "D"}], "id": "q0"}
+    made = Journal(tmp_path / "team.jsonl")
+    made.add([row])
+    made.close()
+    (again,) = Journal(tmp_path / "team.jsonl").rows
+    assert json.dumps(again) == json.dumps(row)
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed"])

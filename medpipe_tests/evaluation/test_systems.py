@@ -287,3 +287,5 @@ def test_after_a_kill_nothing_that_was_answered_is_asked_again(inputs: dict[str,
         whole = content if name != "sft_team.jsonl" else kept + b"\n"
         assert (tmp_path / "scratch" / "items" / name).read_bytes().startswith(whole), name
     assert rows_of(tmp_path / "out") == rows_of(finished)
+    for name in (items.ITEMS, "transcripts.json", "summary.json"):  # byte for byte: the order of keys tells who spoke first
+        assert (tmp_path / "out" / name).read_bytes() == (finished / name).read_bytes(), name
