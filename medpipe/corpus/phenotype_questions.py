@@ -2,13 +2,13 @@
 
     found = generate(read(package_files()), seed=0, diseases=400, per_disease=2, options=10)     # found.rows, found.library
 
-`diseases` are drawn by seed among those with ENOUGH findings. Each has one passage, which lists findings under their preferred
-names, the more frequent ones first and of these the rarer ones; its questions take three or four of the listed findings and
-say them in lay words, by a synonym or by definition, never under the listed name. A finding that shares a word stem with a
-name of its disease is not asked about. Options are names of drawn diseases, so each option has its passage. A disease that has
-every finding shown, or a kind of it, is never a distractor, nor is another subtype of the right one. Questions take turns in
-asking for near, mixed and far distractors; the difficulty is that of the overlap rule (medpipe/corpus/options.py).
-HPO lists what was observed, so "does not fit" means "is not known to fit".
+`diseases` are drawn by seed among those with ENOUGH findings and a name that a message repeats whole (NAME_CHARS). Each has one
+passage, which lists findings under their preferred names, the more frequent ones first and of these the rarer ones; its questions
+take three or four of the listed findings and say them in lay words, by a synonym or by definition, never under the listed name. A
+finding that shares a word stem with a name of its disease is not asked about. Options are names of drawn diseases, so each option
+has its passage. A disease that has every finding shown, or a kind of it, is never a distractor, nor is another subtype of the right
+one. Questions take turns in asking for near, mixed and far distractors; the difficulty is that of the overlap rule
+(medpipe/corpus/options.py). HPO lists what was observed, so "does not fit" means "is not known to fit".
 What this leaves out: onset and sex, findings that are absent, and which of two diseases is the more common one.
 """
 
@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
+from medpipe.answers import NAME_CHARS
 from medpipe.corpus.options import AIMS, Stems, alike, distractors, draw, even_letters, grade, incidence, stems
 from medpipe.corpus.phenotypes import CLASSES, Disease, Phenotypes, Term
 from medpipe.corpus.records import Found
@@ -59,11 +60,13 @@ def generate(known: Phenotypes, seed: int, diseases: int, per_disease: int, opti
     Raises:
         MedpipeError: there are not enough diseases for one question's options.
     """
-    by_id = {disease.id: disease for disease in known.diseases if len(disease.findings) >= ENOUGH}
+    enough = [disease for disease in known.diseases if len(disease.findings) >= ENOUGH]
+    by_id = {disease.id: disease for disease in enough if len(disease.name) <= NAME_CHARS}
     if min(diseases, len(by_id)) < options:
         raise MedpipeError(
-            got=f"{min(diseases, len(by_id))} diseases with {ENOUGH} findings or more", expected=f"at least {options}, one per option",
-            where="sources/phenotypes", do="raise corpus.phenotype_diseases or lower corpus.question_options",
+            got=f"{min(diseases, len(by_id))} diseases with {ENOUGH} findings or more and a short name",
+            expected=f"at least {options}, one per option", where="sources/phenotypes",
+            do="raise corpus.phenotype_diseases or lower corpus.question_options",
         )  # fmt: skip
     rarity = Counter(term for disease in known.diseases for term in disease.findings)
     drawn = [_Topic(by_id[id], known, rarity) for id in sorted(draw(by_id, diseases, seed, "phenotypes"))]
@@ -88,7 +91,8 @@ def generate(known: Phenotypes, seed: int, diseases: int, per_disease: int, opti
     counts = Counter(row.difficulty for row in rows)
     notes = {
         "release": known.version, **{f"sha256 of {name}": sha256 for name, sha256 in known.sha256.items()},
-        "terms": len(known.terms), "diseases": len(known.diseases), "diseases_with_enough_findings": len(by_id),
+        "terms": len(known.terms), "diseases": len(known.diseases), "diseases_with_enough_findings": len(enough),
+        "diseases_with_a_short_name": len(by_id),
         "diseases_drawn": len(drawn), "diseases_asked_about": len({row.focus for row in rows}), "reference_passages": len(drawn),
         **{level: counts[level] for level in ("easy", "medium", "hard")},
     }  # fmt: skip

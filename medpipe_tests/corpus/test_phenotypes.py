@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from medpipe.answers import short_name
 from medpipe.config import Corpus
 from medpipe.corpus import phenotypes
 from medpipe.corpus.funnel import clean
@@ -173,6 +174,7 @@ def test_each_disease_has_one_passage_and_at_most_two_questions() -> None:
         assert len(f"{entry['title']}: {entry['text']}") <= PASSAGE_CHARS
     for row in rows:
         assert len(set(row.options)) == 10 and row.options[LETTERS.index(row.answer)] == row.focus
+        assert all(short_name(option) == option for option in row.options)  # a message repeats it whole
     assert len({row.id for row in rows}) == len(rows) == sum(made().notes[level] for level in ("easy", "medium", "hard"))
 
 
