@@ -28,6 +28,7 @@ import argparse
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -57,7 +58,8 @@ OLD_SYSTEMS = (
 QUESTIONS = 3  # of an iteration of co-training
 BY_FORMER = ("old", "same")
 PARTS: dict[str, tuple[str, ...]] = {
-    "sft": ("old", "same", "new", "bf16"), "adapters": ("new", "lora"), "episodes": ("old", "new", "bf16"), "evaluation": ("old", "new"),
+    "sft": ("old", "same", "new", "bf16"), "adapters": ("new", "lora"), "episodes": ("old", "new", "bf16"),
+    "evaluation": ("old", "new", "bf16"),
     "toy": ("old", "new"),
 }  # fmt: skip
 NAMES = {"old": "before", "same": "before, on our tokens", "new": "now", "bf16": "now, bf16", "lora": "now, whole-sequence adapters"}
@@ -172,7 +174,16 @@ def episodes_now(options: argparse.Namespace, precision: str = "fp32") -> dict[s
     return told(episodes, spent, played, numbers, loaded)
 
 
-def evaluation_now(options: argparse.Namespace) -> dict[str, Any]:
+def another(folder: Path, name: str, copies: Path) -> Path:
+    """The same adapters in other bytes: those of the same bytes would be asked once, and here co-training is to have changed them."""
+    for config in folder.rglob("adapter_config.json"):
+        own = copies / name / config.parent.relative_to(folder)
+        shutil.copytree(config.parent, own)
+        (own / config.name).write_text(json.dumps(json.loads(config.read_text()), indent=7))
+    return copies / name
+
+
+def evaluation_now(options: argparse.Namespace, precision: str = "fp32") -> dict[str, Any]:
     from typing import get_args
 
     from medpipe.config import System
@@ -181,12 +192,13 @@ def evaluation_now(options: argparse.Namespace) -> dict[str, Any]:
     from medpipe.evaluation.systems import SYSTEMS, Bench
     from medpipe.schema import ROLES
 
-    settings = settings_now(**{"team.max_rounds_per_episode": 2})
+    settings = settings_now(precision, **{"team.max_rounds_per_episode": 2})
     questions, texts = cases("asked", options.questions)
-    inputs = {"models/base": base_folder(), "models/maporl_team": WORK / "new", **{f"models/{role}": WORK / "new" / role for role in ROLES}}
-    inputs |= dict.fromkeys(("models/agent", "models/agent_rl"), WORK / "new/reporter")
+    inputs = {"models/base": base_folder(), "models/agent": WORK / "new/reporter", **{f"models/{r}": WORK / "new" / r for r in ROLES}}
     names = [name for name in get_args(System) if SYSTEMS[name].adapters]  # those that ask a model
     with tempfile.TemporaryDirectory() as folder:
+        changed = {"models/maporl_team": WORK / "new", "models/agent_rl": WORK / "new/reporter"}
+        inputs |= {key: another(made, key, Path(folder) / "made") for key, made in changed.items()}
         bench = Bench(job_for(settings, "evaluation/synthetic_heldout", Path(folder), inputs), questions, [SYSTEMS[n] for n in names])
         bench.passages = [[Passage(str(n), "", text) for n, text in enumerate(own)] for own in texts]
         loaded = len(bench.model.adapters) and memory()  # loads the model
@@ -343,7 +355,7 @@ def measure(part: str, system: str, options: argparse.Namespace) -> dict[str, An
         return sft_now(options, "lora" if system == "lora" else "activated", save=False)
     if part == "episodes":
         return episodes_before(options) if system == "old" else episodes_now(options, "bf16" if system == "bf16" else "fp32")
-    return evaluation_before(options) if system == "old" else evaluation_now(options)
+    return evaluation_before(options) if system == "old" else evaluation_now(options, "bf16" if system == "bf16" else "fp32")
 
 
 # --- in the process that was called

@@ -15,7 +15,7 @@ from medpipe.launch.devices import Place
 VARIABLE = "MEDPIPE_EXECUTOR"
 TAG = "dagster-k8s/config"
 PLACE = "medpipe/place"
-"""Tag of a step that works in a pool: its pool."""
+"""Tag of a step that keeps a place busy, a GPU or the CPU's cores: of one run's steps only one at a time works there."""
 
 
 def executor() -> dg.ExecutorDefinition:

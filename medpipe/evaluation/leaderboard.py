@@ -205,7 +205,7 @@ def print_table(leaderboard: dict[str, Any]) -> None:
     missing = leaderboard["not_run"]
     if missing and leaderboard["rows"]:
         titles = "; ".join(one["title"] for one in missing)
-        console.print(Text(f"Not run: {titles}. The reasons stand at the report's end.", style="yellow"))
+        console.print(Text(f"Not run: {titles}. evaluation/leaderboard and the report say why.", style="yellow"))
     elif missing:
         for one in missing:
             console.print(Text(f"Not run: {one['title']}: {one['reason']}", style="yellow"))

@@ -304,8 +304,8 @@ class AdapterModel:
         """Draw one message behind each of the reading's sequences, all in one batch, stopping at the end token.
 
         A token is the first whose summed probability exceeds a uniform number of its own (greedy: the likeliest one). So what a
-        message says depends neither on its draft nor on when other messages end: a draft's tokens are read along with the last
-        one, and kept up to the first that the model would not have said.
+        message says depends neither on its draft nor on when other messages end, but for rounding: a draft's tokens are read along
+        with the last one, and kept up to the first that the model would not have said.
 
         Args:
             reading: by `reader(adapter)`; it stays as it is.

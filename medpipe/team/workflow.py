@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 from medpipe.answers import malformed, parse_answer
 from medpipe.config import Team as Rules
+from medpipe.models.drafts import Draft
 from medpipe.roles import likely_messages
 from medpipe.schema import ROLES, QAExample, Role
 from medpipe.team.episode import Episode, Turn
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from medpipe.models.adapters import AdapterModel, Completion
-    from medpipe.models.drafts import Draft
     from medpipe.models.kv_cache import Reading
 
 Verifier = Callable[[Sequence[Episode], int], None]
@@ -184,8 +184,6 @@ def _generate(
 
 def drafts_of(frame: Frame, episodes: Sequence[Episode], role: Role, name: str, limit: int) -> list[Draft]:
     """Where the role's next message in each episode is likely to stand already: in the form it was taught, or in the transcript."""
-    from medpipe.models.drafts import Draft
-
     taught: dict[str, list[list[int]]] = {}
     for episode in episodes:
         if episode.question.id not in taught:

@@ -9,11 +9,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 import yaml
 from dagster_k8s.job import UserDefinedDagsterK8sConfig
 
-from medpipe.assets.cluster import TAG, tags_of
+from medpipe.assets.cluster import PLACE, TAG, executor, tags_of
 from medpipe.config import load_profile
 from medpipe.errors import MedpipeError
 from medpipe.evaluation.benchmarks import ASKED
@@ -62,6 +63,40 @@ def test_without_kubernetes_or_without_gpus_no_step_asks_for_one(environment: di
     found = graph(MEDPIPE_PROFILE="smoke", **environment)
     assert found["executor"] == environment.get("MEDPIPE_EXECUTOR", "multiprocess")
     assert [name for name, tags in found["tags"].items() if TAG in tags] == []
+
+
+def test_a_step_that_keeps_a_place_busy_is_tagged_with_it() -> None:
+    tags = graph(MEDPIPE_PROFILE="smoke", CUDA_VISIBLE_DEVICES="")["tags"]
+    trained = ("fine_tune_cpu", "models__maporl_team", "models__agent_rl", "evaluation__medqa")
+    assert {tags[name][PLACE] for name in (*trained, "rewards__audit")} == {"cpu"}
+    assert PLACE not in tags["corpus__clean"]
+    two = graph(MEDPIPE_PROFILE="local-qwen3", CUDA_VISIBLE_DEVICES="0,1")["tags"]
+    assert {name: own[PLACE] for name, own in two.items() if name.startswith("fine_tune")} == {
+        "fine_tune_gpu_0": "gpu_0", "fine_tune_gpu_1": "gpu_1",
+    }  # fmt: skip
+    assert two["rewards__audit"][PLACE] == "cpu"  # beside trainings on GPUs
+
+
+@dg.op(tags={PLACE: "cpu"})
+def busy() -> None:
+    """Work at the place."""
+
+
+@dg.job(executor_def=executor())
+def crowded() -> None:
+    """Four steps that nothing but their place keeps apart."""
+    for number in range(4):
+        busy.alias(f"busy_{number}")()
+
+
+def test_of_one_runs_steps_only_one_at_a_time_works_at_a_place(tmp_path: Path) -> None:
+    """Without the limit the executor starts as many processes at once as there are cores."""
+    with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
+        done = dg.execute_job(dg.reconstructable(crowded), instance=instance, raise_on_error=False)
+        told = [event.event_type_value for event in done.all_events]
+    assert done.success
+    turns = [kind for kind in told if kind in ("STEP_WORKER_STARTING", "STEP_SUCCESS")]
+    assert turns == ["STEP_WORKER_STARTING", "STEP_SUCCESS"] * 4
 
 
 def test_another_executor_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,34 +16,29 @@ from medpipe import store
 from medpipe.config import Model, load_profile
 from medpipe.errors import MedpipeError
 from medpipe.models import base
-from medpipe.models.adapters import INVOCATION, AdapterModel, Completion, Turn, draw_tokens, weights_hash
-from medpipe.models.drafts import Draft
-from medpipe.models.kv_cache import ROOM, Reading
+from medpipe.models.adapters import INVOCATION, AdapterModel, Turn, weights_hash
+from medpipe.models.kv_cache import ROOM
 from medpipe.models.per_role import PerRole
 from medpipe.schema import LEARNERS, ROLES, Role
 from medpipe.team.transcript import Frame
 from medpipe.training.sft import adapter_config
-from medpipe.training.update import TOLERANCE, on_policy_gap
-from medpipe_tests.tiny_team import choice_row, make_adapters, real_job, text_row
-
-ADAPTERS = [None, "planner", "reporter"]
-COMPLETIONS = [[17, 18, 19], [20], [21, 22, 23, 24, 25] * 8, [26, 27], [28], [29, 30]]
-EXACT = 1e-4  # nats, fp32
-ROWS = [
-    text_row(question="Why?"), choice_row(), text_row(question="fever and pain " * 20), choice_row(question="cough " * 40),
-    text_row(question="What of night sweats?"), choice_row(options=("a", "b"), answer="A"),
-]  # fmt: skip
-
-
-def load(tiny_base: Path, folders: dict[str, Path], *names: str, choice: Model = base.PLAIN) -> AdapterModel:
-    return AdapterModel.load(tiny_base, {name: folders[f"models/{name}"] for name in names}, choice=choice)
-
-
-@pytest.fixture(scope="module")
-def model(tiny_base: Path, tiny_adapters: dict[str, Path]) -> AdapterModel:
-    """The four roles and the frozen start of one of them; for tests that change no weight."""
-    names = {role: tiny_adapters[f"models/{role}"] for role in ROLES}
-    return AdapterModel.load(tiny_base, {**names, "start_reporter": names["reporter"]})
+from medpipe.training.update import TOLERANCE
+from medpipe_tests.models.speaking import (
+    ADAPTERS,
+    COMPLETIONS,
+    EXACT,
+    ROWS,
+    drawn_places,
+    gap,
+    half_ends,
+    held,
+    load,
+    logps,
+    passes,
+    places,
+    seeded,
+)
+from medpipe_tests.tiny_team import make_adapters, real_job
 
 
 @pytest.fixture(scope="module")
@@ -53,74 +46,6 @@ def whole(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Ad
     """The roles with adapters that act on the whole sequence, and their folders."""
     folders = make_adapters(tiny_base, tmp_path_factory.mktemp("whole"), activated=False)
     return load(tiny_base, folders, *ROLES), folders
-
-
-@pytest.fixture(scope="module")
-def frame(tokenizer: Any) -> Frame:
-    return Frame(tokenizer)
-
-
-@pytest.fixture(scope="module")
-def contexts(frame: Frame) -> list[list[int]]:
-    """Six transcripts of very different lengths; the later ones hold turns already."""
-    found = [frame.header(row, (), 300) for row in ROWS]
-    for number, speakers in ((1, ["planner"]), (3, ["planner", "researcher", "analyst"]), (4, ["reporter", "planner"])):
-        for speaker in speakers:
-            found[number] += frame.turn(speaker, [31 + number, 32, 33])
-    assert len({len(tokens) for tokens in found}) == 6
-    return found
-
-
-def places(contexts: list[list[int]], frame: Frame, role: str, completions: list[list[int]] = COMPLETIONS) -> list[Turn]:
-    return [Turn(context, frame.invocation(role), said) for context, said in zip(contexts, completions, strict=True)]
-
-
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def logps(model: AdapterModel, adapter: str | None, turns: list[Turn], *args: Any, temperature: float = 1.0) -> torch.Tensor:
-    with model.use(adapter), torch.inference_mode():
-        return model.score(adapter, turns, *args, temperature=temperature).logp_N
-
-
-def held(reading: Reading) -> str:
-    """A hash of all that a reading holds."""
-    layers = {f"{n}/{name}": getattr(layer, name) for n, layer in enumerate(reading.cache.layers) for name in ("keys", "values")}
-    return weights_hash({**layers, "mask": reading.mask_BT})
-
-
-class HalfEnds(torch.nn.Module):
-    """An output head under which each token ends the message with probability one half, whatever else the model thinks."""
-
-    def __init__(self, head: Any, end: int, temperature: float) -> None:
-        super().__init__()
-        self.head, self.end, self.temperature = head, end, temperature
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        logits = self.head(hidden).float() / self.temperature
-        rest = logits.index_fill(-1, torch.tensor([self.end]), float("-inf")).logsumexp(-1, keepdim=True)
-        return logits.index_copy(-1, torch.tensor([self.end]), rest) * self.temperature
-
-
-@contextmanager
-def half_ends(model: AdapterModel, temperature: float = 1.0) -> Iterator[None]:
-    """With 64 messages of at most two tokens some are cut off, with up to 40 all end: but for one case in 10^8."""
-    head = model.base.get_output_embeddings()
-    model.base.set_output_embeddings(HalfEnds(head, Frame(model.tokenizer).end, temperature))
-    yield
-    model.base.set_output_embeddings(head)
-
-
-@contextmanager
-def passes(model: AdapterModel) -> Iterator[list[tuple[int, int]]]:
-    """Rows and columns of each forward pass."""
-    seen: list[tuple[int, int]] = []
-    handle = model.base.get_decoder().register_forward_pre_hook(
-        lambda _, args, kwargs: seen.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
-    )
-    yield seen
-    handle.remove()
 
 
 # --- the same numbers as peft's
@@ -243,19 +168,6 @@ def test_scores_and_entropies_of_the_bare_base_equal_a_plain_forward(
 # --- drawn = scored
 
 
-def drawn_places(contexts: list[list[int]], frame: Frame, role: str, drawn: list[Completion]) -> list[Turn]:
-    return places(contexts, frame, role, [list(completion.tokens) for completion in drawn])
-
-
-def gap(
-    model: AdapterModel, adapter: str | None, contexts: list[list[int]], drawn: list[Completion], temperature: float = 1.0,
-    reading: Reading | None = None,
-) -> float:  # fmt: skip
-    turns = drawn_places(contexts, Frame(model.tokenizer), adapter or "assistant", drawn)
-    scored = logps(model, adapter, turns, reading, temperature=temperature)
-    return on_policy_gap(scored, torch.tensor([logp for completion in drawn for logp in completion.logps]), model.base.dtype)
-
-
 def check_drawn_is_scored(
     model: AdapterModel, contexts: list[list[int]], temperature: float, rows: int, adapters: Sequence[str | None] = ADAPTERS
 ) -> None:
@@ -349,120 +261,6 @@ def test_a_mixed_up_temperature_or_adapter_is_seen(
     recorded = torch.tensor([logp for completion in drawn for logp in completion.logps])
     for other in ("analyst", None):
         assert float((logps(model, other, turns, temperature=drawn_at) - recorded).abs().max()) > seen
-
-
-# --- messages
-
-
-def test_messages_stop_at_the_end_token_or_the_budget(model: AdapterModel, frame: Frame, contexts: list[list[int]]) -> None:
-    end, reading = model.tokenizer.eos_token_id, model.read(contexts * 12)
-    with half_ends(model):
-        short, long = (model.generate("planner", reading, frame.invocation("planner"), budget, 1.0, seeded(4)) for budget in (2, 40))
-    assert {completion.ended for completion in short} == {True, False} and all(completion.ended for completion in long)
-    for budget, completions in ((2, short), (40, long)):
-        for said in completions:
-            assert said.ended == (said.tokens[-1] == end) and end not in said.tokens[:-1]
-            assert said.ended or len(said.tokens) == budget
-            assert len(said.logps) == len(said.tokens) and max(said.logps) <= 0.0
-            assert said.text == model.text(said.tokens) and "<|im_end|>" not in said.text
-
-
-@pytest.mark.parametrize("adapter", ADAPTERS)
-def test_a_batch_says_what_each_alone_would(model: AdapterModel, frame: Frame, contexts: list[list[int]], adapter: str | None) -> None:
-    invocation = frame.invocation(adapter or "assistant")
-    together = model.generate(adapter, model.read(contexts), invocation, 12)
-    for context, said in zip(contexts, together, strict=True):
-        alone = model.generate(adapter, model.read([context]), invocation, 12)[0]
-        assert (alone.text, alone.tokens, alone.ended) == (said.text, said.tokens, said.ended)
-        assert alone.logps == pytest.approx(said.logps, abs=EXACT)
-
-
-def test_sampling_is_repeatable_and_follows_the_distribution(model: AdapterModel, frame: Frame, contexts: list[list[int]]) -> None:
-    reading, invocation = model.read(contexts), frame.invocation("planner")
-    one, other = (model.generate("planner", reading, invocation, 6, 1.0, seeded(3)) for _ in range(2))
-    assert one == other
-    draws = model.generate("planner", model.read(contexts[:1]).select([0] * 600), invocation, 1, 1.0, seeded(0))
-    token, logp = draws[0].tokens[0], draws[0].logps[0]
-    share, expected = sum(draw.tokens[0] == token for draw in draws) / 600, float(torch.tensor(logp).exp())
-    assert abs(share - expected) < 5 * (expected * (1 - expected) / 600) ** 0.5 + 1e-9  # five standard errors
-
-
-def test_a_word_of_probability_0_is_never_drawn() -> None:
-    logp_BV = torch.tensor([[-torch.inf, 0.0, -torch.inf], [0.5, 0.5, 0.0]]).log_softmax(-1).repeat(200, 1)
-    logp_BV[1::2, 2] = -torch.inf
-    drawn = draw_tokens(logp_BV, torch.rand(400, 1, dtype=torch.double, generator=seeded(0))).view(200, 2)
-    assert set(drawn[:, 0].tolist()) == {1} and set(drawn[:, 1].tolist()) == {0, 1}
-
-
-# --- drafts
-
-
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-@pytest.mark.parametrize("adapter", ADAPTERS)
-def test_a_draft_changes_the_passes_and_not_the_message(
-    model: AdapterModel, frame: Frame, contexts: list[list[int]], adapter: str | None, temperature: float
-) -> None:
-    invocation, many = frame.invocation(adapter or "assistant"), contexts * 8
-    reading = model.read(many)
-    before = held(reading)
-
-    def drawn(drafts: Sequence[Draft]) -> tuple[list[Completion], int]:
-        with half_ends(model, temperature or 1.0), passes(model) as seen:
-            return model.generate(adapter, reading, invocation, 24, temperature, seeded(7), drafts), len(seen)
-
-    plain, alone = drawn(())
-    told = [list(each.tokens) for each in plain]
-    right = [Draft([[*invocation, *own]]) for own in told]
-    halfway = [
-        Draft([[*invocation, *own[: len(own) // 2], 40 + number, *own]]) for number, own in enumerate(told)
-    ]  # wrong, then right again
-    wrong = [Draft([[*invocation, *([41, 42, 43] * 10)], context]) for context in many]
-    some = [right[n] if n % 2 else Draft([]) for n in range(len(many))]
-    for drafts in (right, halfway, wrong, some):
-        said, count = drawn(drafts)
-        assert [each.tokens for each in said] == [each.tokens for each in plain]
-        assert [each.ended for each in said] == [each.ended for each in plain]
-        for one, other in zip(said, plain, strict=True):
-            assert one.logps == pytest.approx(other.logps, abs=EXACT)
-        assert count <= alone
-        if drafts is right:
-            assert count <= (alone + 1) // 2
-    assert held(reading) == before
-
-
-def test_what_was_drawn_by_drafts_is_scored_the_same(model: AdapterModel, frame: Frame, contexts: list[list[int]]) -> None:
-    reading, invocation = model.read(contexts), frame.invocation("planner")
-    free = model.generate("planner", reading, invocation, 20, 1.0, seeded(3))
-    drafts = [Draft([[*invocation, *each.tokens[:9], 5, *each.tokens[9:]], context]) for each, context in zip(free, contexts, strict=True)]
-    again = model.generate("planner", reading, invocation, 20, 1.0, seeded(3), drafts)
-    assert [each.tokens for each in again] == [each.tokens for each in free]
-    assert gap(model, "planner", contexts, again, 1.0, reading) < TOLERANCE[torch.float32]
-
-
-def test_a_draft_neither_outlives_the_end_nor_the_budget(model: AdapterModel, frame: Frame, contexts: list[list[int]]) -> None:
-    reading, invocation, end = model.read(contexts), frame.invocation("planner"), frame.end
-    free = model.generate("planner", reading, invocation, 20)
-    drafts = [Draft([[*invocation, *each.tokens, end, 50, 51, end]]) for each in free]
-    for budget in (1, 2, 5):
-        said = model.generate("planner", reading, invocation, budget, drafts=drafts)
-        assert [each.tokens for each in said] == [each.tokens[:budget] for each in free]
-    with half_ends(model):
-        ending = model.generate("planner", reading, invocation, 40, 1.0, seeded(1))
-        drafts = [Draft([[*invocation, *each.tokens, 50, 51]]) for each in ending]
-        assert model.generate("planner", reading, invocation, 40, 1.0, seeded(1), drafts) == [
-            replace(each, logps=pytest.approx(each.logps, abs=EXACT)) for each in ending
-        ]
-
-
-def test_what_has_ended_is_computed_no_more(model: AdapterModel, frame: Frame, contexts: list[list[int]]) -> None:
-    reading = model.read(contexts * 10)
-    with half_ends(model), passes(model) as seen:
-        said = model.generate("planner", reading, frame.invocation("planner"), 40, 1.0, seeded(1))
-    lengths = [len(completion.tokens) for completion in said]
-    assert seen[0] == (60, len(frame.invocation("planner"))) and len(seen) == max(lengths)
-    for step, (rows, columns) in enumerate(seen[1:], 1):
-        going = sum(length > step for length in lengths)
-        assert columns == 1 and going <= rows <= going / 0.75 + 1  # up to a quarter of those that ended still goes along
 
 
 # --- readings
