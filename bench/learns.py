@@ -1,16 +1,17 @@
 """Does co-training teach a real model? SmolLM2-135M on held-out multiple choice with evidence, by seed (docs/learns.md).
 
-    python bench/learns.py [--questions bundled] [--seeds 3] [--count 200] [--set maporl.iterations=8]
+    python bench/learns.py [--questions facts] [--seeds 3] [--count 200] [--set maporl.iterations=8]
 
 The corpus and the base are made once by the graph (bench/learns.yaml). Then, for each seed, by the functions that the graph runs: the four
 roles and the lone agent are fine-tuned on the same rows, the team is co-trained on the co-training split, the lone agent is trained by RL
-on as many drawn tokens, and all answer the same held-out questions: a look-up without any model, the agent before and after, the
-team before and after. Held-out are the topics: no row about them was learned from.
+on as many drawn tokens, the four roles are fine-tuned on all rows that the co-trained team has seen for about as long (`sft_more`), and all
+answer the same held-out questions, once, at the end: a look-up without any model, the agent before and after, the team before and after,
+and the team with more fine-tuning. Held-out are the topics: no row about them was learned from.
 
 Told are the share of right answers with its interval, and the co-trained team's difference to each of the others, paired, with a
 bootstrap interval over topics, whose questions are alike. Each step is a process of its own; what is finished is not made again, and a
-training that was killed goes on from its checkpoint. `--questions` chooses the bundled conditions or diseases of the Human Phenotype
-Ontology. Left out: free text, other models, and a team fine-tuned on as many more questions.
+training that was killed goes on from its checkpoint. `--questions` chooses the bundled conditions, diseases of the Human Phenotype
+Ontology by their findings, or these by two kinds of fact. Left out: free text, and other models.
 """
 
 from __future__ import annotations
@@ -34,11 +35,19 @@ if TYPE_CHECKING:
     from medpipe.job import Job
 
 PROFILE = Path(__file__).with_suffix(".yaml")
-SOURCES = {"bundled": "synthetic", "phenotypes": "phenotypes"}
+SOURCES = {"bundled": "synthetic", "phenotypes": "phenotypes", "facts": "phenotypes"}
+FACTS = (
+    "corpus.phenotype_facts=true", "corpus.phenotype_diseases=2500", "corpus.phenotype_questions_per_disease=8",
+    "corpus.question_options=5", "corpus.cotrain_share=0.35", "corpus.heldout_share=0.2", "team.evidence_passages=3",
+    "team.evidence_chars=240",
+)  # fmt: skip
 ROLES = ("planner", "researcher", "analyst", "reporter")
 SYSTEMS = ("retrieval_alone", "one_agent_with_evidence", "one_agent_rl", "sft_team", "maporl_team")
+MORE = "sft_more"
 TEAM = "maporl_team"
-STEPS = ("sft", "team", "agent", "ask")
+STEPS = ("sft", "team", "agent", "more", "ask")
+MORE_EPOCHS = 2
+"""Of fine-tuning on all rows: about the time that fine-tuning and co-training take together."""
 MADE = ("sources/benchmarks", "corpus/clean", "splits/train", "splits/cotrain", "splits/validation", "models/base")
 """What the graph makes, for all seeds."""
 
@@ -89,7 +98,9 @@ def step(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
         began = time.monotonic()
         made = {key: settings.outputs / key for key in MADE}
         made |= {f"models/{model}": folder / "models" / model for model in (*ROLES, "agent", "maporl_team", "agent_rl")}
-        found = {"sft": fine_tune, "team": co_train, "agent": co_train, "ask": ask}[name](name, settings, seed, folder, made, options)
+        found = {"sft": fine_tune, "team": co_train, "agent": co_train, "more": fine_tune_more, "ask": ask}[name](
+            name, settings, seed, folder, made, options
+        )
         store.write_json(done, {"step": name, "seed": seed, "seconds": round(time.monotonic() - began, 1), **found})
     return store.read_json(done)
 
@@ -107,6 +118,37 @@ def fine_tune(
         {check.name for outcome in outcomes.values() for check in outcome.checks if not check.passed and check.severity == "error"}
     )
     return {"validation_loss": {key.partition("/")[2]: outcomes[key].metadata["validation_loss_after"] for key in keys}}
+
+
+def fine_tune_more(
+    name: str, settings: Settings, seed: int, folder: Path, made: Mapping[str, Path], options: argparse.Namespace
+) -> dict[str, Any]:  # fmt: skip
+    """The four roles from the beginning, on the rows they had and on all of the co-training split."""
+    from medpipe import store
+    from medpipe.corpus.validation import FILE, Validation, require_valid
+    from medpipe.training import sft
+
+    training, both = settings.training, folder / MORE / "splits" / "train"
+    parts = ("splits/train", "splits/cotrain")
+    for part in parts:
+        require_valid(made[part], part)
+    shown, further = (store.read_examples(made[part]) for part in parts)
+    rows = [*sft.pick(shown, training.max_examples, training.choice_share, seed), *further]
+    both.mkdir(parents=True, exist_ok=True)
+    store.write_examples(both, rows)
+    if not (both / "evidence").exists():
+        (both / "evidence").symlink_to((made["splits/train"] / "evidence").resolve())
+    passed = Validation.model_validate_json((made["splits/train"] / FILE).read_bytes())  # each part passed its own
+    same = passed.model_copy(update={"rows": len(rows), "rows_sha256": store.sha256_file(both / store.ROWS)})
+    store.write_json(both / FILE, same.model_dump(mode="json"))
+    longer = training.model_copy(update={"max_examples": len(rows), "epochs": MORE_EPOCHS})
+    own = settings.model_copy(update={"seed": seed, "training": longer})
+    keys = [f"models/{role}" for role in ROLES]
+    outcomes = sft.run({key: job_of(key, own, folder / MORE, {**made, "splits/train": both}, "sft") for key in keys})
+    refuse_failed(
+        {check.name for outcome in outcomes.values() for check in outcome.checks if not check.passed and check.severity == "error"}
+    )
+    return {"rows": len(rows), "epochs": MORE_EPOCHS}
 
 
 def co_train(
@@ -130,11 +172,17 @@ def ask(
     from medpipe.evaluation import benchmarks, evaluate
 
     benchmark = f"{SOURCES[options.questions]}_heldout"
-    chosen = settings.evaluation.model_copy(update={"systems": SYSTEMS, "max_questions": options.count, "limits": {}})
-    job = job_of(f"evaluation/{benchmark}", settings.model_copy(update={"evaluation": chosen}), folder, made, f"ask-{options.count}")
-    evaluate.run(job)
+
+    def answered(systems: Sequence[str], models: Mapping[str, Path], scratch: str) -> dict[str, list[dict[str, Any]]]:
+        chosen = settings.evaluation.model_copy(update={"systems": systems, "max_questions": options.count, "limits": {}})
+        job = job_of(f"evaluation/{benchmark}", settings.model_copy(update={"evaluation": chosen}), folder, models, scratch)
+        evaluate.run(job)
+        return {system: store.read_jsonl(job.scratch / "items" / f"{system}.jsonl") for system in systems}
+
+    rows = answered(SYSTEMS, made, f"ask-{options.count}")
+    more = {f"models/{role}": folder / MORE / "models" / role for role in ROLES}
+    rows[MORE] = answered(("sft_team",), {**made, **more}, f"ask-more-{options.count}")["sft_team"]
     topics = {row.id: row.focus for row in benchmarks.load(benchmark, made)}
-    rows = {system: store.read_jsonl(job.scratch / "items" / f"{system}.jsonl") for system in SYSTEMS}
     scores = {system: {row["id"]: float(row["score"]) for row in own} for system, own in rows.items()}
     unparsed = {system: sum(not row["parsed"] for row in own) for system, own in rows.items()}
     tokens = {system: fmean(row["tokens"] for row in own) for system, own in rows.items()}
@@ -156,7 +204,8 @@ def settings_of(options: argparse.Namespace) -> Settings:
 def overrides(options: argparse.Namespace) -> list[str]:
     """The exceptions to the profile: which questions, where to, and what the caller sets."""
     outputs = Path(options.work) / options.questions
-    return [f"corpus.use=[{SOURCES[options.questions]}]", f"paths.outputs={outputs}", f"paths.data={outputs}/data", *options.set]
+    facts = FACTS if options.questions == "facts" else ()
+    return [*facts, f"corpus.use=[{SOURCES[options.questions]}]", f"paths.outputs={outputs}", f"paths.data={outputs}/data", *options.set]
 
 
 # --- in the process that was called
@@ -206,19 +255,19 @@ def conclude(found: Sequence[Mapping[str, Any]], options: argparse.Namespace) ->
     from medpipe.evaluation.statistics import wilson
 
     topics = set(found[0]["topics"].values())
-    print(f"\n{len(found[0]['topics'])} held-out questions on {len(topics)} topics ({options.questions}); chance is 0.10\n")
+    print(f"\n{len(found[0]['topics'])} held-out questions on {len(topics)} topics ({options.questions})\n")
     seeds = " | ".join(f"seed {one['seed']}" for one in found)
     print(f"| system | {seeds} | mean | 95% (first seed) | unparsed | tokens |")
     print("|---" * (5 + len(found)) + "|")
     means: dict[str, list[float]] = {}
-    for system in SYSTEMS:
+    for system in (*SYSTEMS, MORE):
         own = means[system] = [fmean(one["scores"][system].values()) for one in found]
         first = found[0]["scores"][system].values()
         low, high = wilson(round(sum(first)), len(first), 0.95)
         unparsed, tokens = (fmean(one[key][system] for one in found) for key in ("unparsed", "tokens"))
         cells = " | ".join(f"{value:.3f}" for value in own)
         print(f"| {system} | {cells} | {fmean(own):.3f} | {low:.3f} to {high:.3f} | {unparsed:.0f} | {tokens:.0f} |")
-    apart = {other: difference(found, other) for other in SYSTEMS if other != TEAM}
+    apart = {other: difference(found, other) for other in (*SYSTEMS, MORE) if other != TEAM}
     print(f"\n| {TEAM} − | mean of seeds | 95% over topics |\n|---|---|---|")
     for other, own in apart.items():
         print(f"| {other} | {own['mean']:+.3f} | {own['low']:+.3f} to {own['high']:+.3f} |")
@@ -228,7 +277,7 @@ def conclude(found: Sequence[Mapping[str, Any]], options: argparse.Namespace) ->
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--questions", default="bundled", choices=list(SOURCES))
+    parser.add_argument("--questions", default="facts", choices=list(SOURCES))
     parser.add_argument("--seeds", type=int, default=3, help="of the trainings; corpus and questions are the same for all")
     parser.add_argument("--count", type=int, default=200, help="held-out questions")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="exception to bench/learns.yaml; may be repeated")

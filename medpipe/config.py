@@ -120,6 +120,7 @@ class Corpus(Section):
     question_options: int = Field(default=10, ge=2, le=26)  # of a question on phenotypes, or made from MedQuAD
     phenotype_diseases: Count = 400  # drawn by seed among those with six findings or more; each is an option and has a passage
     phenotype_questions_per_disease: int = Field(default=2, ge=1, le=1000)  # at most
+    phenotype_facts: bool = False  # passages tell inheritance and onset, and questions need one of them beside the findings
     medquad_questions: Count = 1000  # at most, one a subject
     exam_rows: int = Field(default=20_000, ge=1, le=1_000_000)  # at most of each exam's training split, drawn by seed
     min_question_chars: Count = 12

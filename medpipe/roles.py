@@ -56,6 +56,7 @@ _MEDICINE = re.compile(
     r"|\b\d+ ?(?:mg|mcg|ml)\b", re.I,
 )  # fmt: skip
 _TREATS = re.compile(r"treat|surgery|surgical|therap|operation", re.I)
+_LABEL = re.compile(r"\b([A-Z][a-z]+): ")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
 _COMMON = re.compile(
     r"about|after|also|although|another|because|been|before|being|between|both|could|does|during|each|early|either|even|every|from|have"
@@ -174,14 +175,21 @@ def _choice_message(role: Role, question: QAExample, letter: str, evidence: Sequ
 
 
 def _choice_plan(question: QAExample, option: str, number: int, evidence: Sequence[str]) -> str:
+    if fact := _fact(question, evidence):
+        return f"Wanted: {fact[0]}: {fact[1]}."
     return "Compare the findings with the passages." if evidence else "Compare the findings with each option."
 
 
 def _choice_research(question: QAExample, option: str, number: int, evidence: Sequence[str]) -> str:
+    if fact := _fact(question, evidence):
+        told = [f"{_told(fact[0], passage) or 'not told'} [E{n}]" for n, passage in enumerate(evidence, 1)]
+        return f"{fact[0]}: {'; '.join(told)}."
     return f"[E{number}] bears on it." if number else "No passage bears on it."
 
 
 def _choice_analysis(question: QAExample, option: str, number: int, evidence: Sequence[str]) -> str:
+    if number and (fact := _fact(question, evidence)) and (value := _told(fact[0], evidence[number - 1])):
+        return f"{value} [E{number}] fits best."
     if not number:
         return "No passage fits the findings." if evidence else "It fits the findings best."
     others = [f"[E{n}]" for n in range(1, len(evidence) + 1) if n != number]
@@ -190,6 +198,19 @@ def _choice_analysis(question: QAExample, option: str, number: int, evidence: Se
 
 def _choice_report(question: QAExample, option: str, number: int, evidence: Sequence[str]) -> str:
     return f"The findings fit it best{f' [E{number}]' if number else ''}."
+
+
+def _fact(question: QAExample, evidence: Sequence[str]) -> tuple[str, str] | None:
+    """Label and value of a fact that the question states and that passages tell under the same label: `Onset: infancy`."""
+    labels = (label for label in _LABEL.findall(question.question) if any(_told(label, passage) for passage in evidence))
+    label = next(labels, "")
+    return (label, _told(label, question.question)) if label else None
+
+
+def _told(label: str, text: str) -> str:
+    """What a text says under the label; nothing where it does not use it."""
+    found = re.search(rf"\b{label}: ([^.?;:]+)", text)
+    return found[1] if found else ""
 
 
 _CHOICE = {"planner": _choice_plan, "researcher": _choice_research, "analyst": _choice_analysis, "reporter": _choice_report}

@@ -220,6 +220,29 @@ def test_a_role_points_to_the_passage_on_its_option_and_to_none_where_there_is_n
         assert "No passage" in said[1]
 
 
+WITH_FACTS = [
+    "Gout: Inheritance: sporadic. Onset: adulthood. Frequent: pain.",
+    "asthma: Inheritance: autosomal dominant. Onset: childhood.",
+]
+
+
+def test_where_question_and_passages_tell_a_fact_each_role_does_a_step_of_the_comparison() -> None:
+    row = choice_row(question="Wheezing at night. Onset: childhood. Which condition fits best?")
+    assert [target_for(role, row, WITH_FACTS).partition(" Answer:")[0] for role in ROLES] == [
+        "Wanted: Onset: childhood.", "Onset: adulthood [E1]; childhood [E2].", "childhood [E2] fits best.",
+        "The findings fit it best [E2].",
+    ]  # fmt: skip
+    assert "Onset: childhood [E1]; not told [E2]." in target_for("researcher", row, [WITH_FACTS[1], PASSAGES[0]])
+    for passages in (PASSAGES, []):  # a fact that no passage tells is none to compare
+        assert target_for("researcher", row, passages) == target_for("researcher", choice_row(), passages)
+
+
+def test_what_a_passage_tells_is_said_truly_whichever_option_a_mate_settles_on() -> None:
+    row = choice_row(question="Wheezing at night. Onset: childhood. Which condition fits best?")
+    said = likely_messages("researcher", row, WITH_FACTS)
+    assert len({text.partition(" Answer:")[0] for text in said}) == 1 and len(set(said)) == len(row.options)
+
+
 def test_a_passage_is_known_by_its_title_before_its_words_and_by_other_names_of_the_subject() -> None:
     near = ["gout: Unlike asthma, it hurts the joints.", "bronchial asthma: Wheezing at night points to it."]
     assert "[E2]" in target_for("researcher", choice_row(), near)

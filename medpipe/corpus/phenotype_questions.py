@@ -9,21 +9,25 @@ finding that shares a word stem with a name of its disease is not asked about. O
 has its passage. A disease that has every finding shown, or a kind of it, is never a distractor, nor is another subtype of the right
 one. Questions take turns in asking for near, mixed and far distractors; the difficulty is that of the overlap rule
 (medpipe/corpus/options.py). HPO lists what was observed, so "does not fit" means "is not known to fit".
-What this leaves out: onset and sex, findings that are absent, and which of two diseases is the more common one.
+
+With `facts` findings alone leave a question open. Passages open with the inheritance and the earliest onset, and a question states one
+of them beside two or three findings: DECOYS distractors list all of these findings and differ in the fact, the others have the fact and
+none of the findings. Only diseases with one way of inheritance and a known onset are drawn, and no name that tells the inheritance.
+What this leaves out: sex, findings that are absent, and which of two diseases is the more common one.
 """
 
 from __future__ import annotations
 
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from medpipe.answers import NAME_CHARS
 from medpipe.corpus.options import AIMS, Stems, alike, distractors, draw, even_letters, grade, incidence, stems
-from medpipe.corpus.phenotypes import CLASSES, Disease, Phenotypes, Term
+from medpipe.corpus.phenotypes import CLASSES, INHERITED, Disease, Phenotypes, Term
 from medpipe.corpus.records import Found
 from medpipe.corpus.text import compare_key, in_words
 from medpipe.errors import MedpipeError
@@ -35,8 +39,11 @@ if TYPE_CHECKING:
 
 ENOUGH = 6  # findings
 SHOWN = (3, 4)  # findings in a question
+FACT_SHOWN = (2, 3)  # where another fact is shown too
 PASSAGE_CHARS = 320  # with the title before it: what team.evidence_chars shows of a passage
+FACTS_CHARS = 240  # where it tells inheritance and onset too: four passages have to fit a header
 WORDING_CHARS = 110
+DECOYS = 2  # distractors that have all findings shown and differ in the other fact alone
 TRIES = 40  # draws of findings before a disease counts as exhausted
 UNKNOWN = (3, "Also")  # findings without a frequency stand between the frequent and the occasional ones
 WORDINGS = (
@@ -47,7 +54,7 @@ WORDINGS = (
 URL = "https://hpo.jax.org/browse/disease/"
 
 
-def generate(known: Phenotypes, seed: int, diseases: int, per_disease: int, options: int) -> Found:
+def generate(known: Phenotypes, seed: int, diseases: int, per_disease: int, options: int, facts: bool = False) -> Found:
     """Questions, and one passage for each disease drawn; the same arguments give the same rows.
 
     Args:
@@ -56,12 +63,17 @@ def generate(known: Phenotypes, seed: int, diseases: int, per_disease: int, opti
         diseases: how many are drawn; all, where there are fewer.
         per_disease: the most questions about one.
         options: of each question.
+        facts: ask for a second kind of fact beside the findings (inheritance or age at onset), which tells apart
+            diseases that have all findings shown.
 
     Raises:
         MedpipeError: there are not enough diseases for one question's options.
     """
     enough = [disease for disease in known.diseases if len(disease.findings) >= ENOUGH]
-    by_id = {disease.id: disease for disease in enough if len(disease.name) <= NAME_CHARS}
+    by_id = {
+        disease.id: disease for disease in enough
+        if len(disease.name) <= NAME_CHARS and (not facts or _has_facts(disease))
+    }  # fmt: skip
     if min(diseases, len(by_id)) < options:
         raise MedpipeError(
             got=f"{min(diseases, len(by_id))} diseases with {ENOUGH} findings or more and a short name",
@@ -69,24 +81,24 @@ def generate(known: Phenotypes, seed: int, diseases: int, per_disease: int, opti
             do="raise corpus.phenotype_diseases or lower corpus.question_options",
         )  # fmt: skip
     rarity = Counter(term for disease in known.diseases for term in disease.findings)
-    drawn = [_Topic(by_id[id], known, rarity) for id in sorted(draw(by_id, diseases, seed, "phenotypes"))]
+    drawn = [_Topic(by_id[id], known, rarity, facts) for id in sorted(draw(by_id, diseases, seed, "phenotypes"))]
     pool = _Pool(drawn)
     letters = even_letters(options, random.Random(f"phenotypes/{seed}/letters"))
     rows: list[QAExample] = []
     for number, topic in enumerate(drawn):
         chance = random.Random(f"phenotypes/{seed}/{topic.disease.id}")
         ways = chance.sample(WORDINGS, len(WORDINGS))  # another one each time: questions in like words count as duplicates
-        asked: list[frozenset[str]] = []
+        asked: list[tuple[str, frozenset[str]]] = []
         for turn in range(per_disease):
-            aim = AIMS[(number + turn) % len(AIMS)]
-            shown = topic.choose(asked, chance)
-            candidates = pool.unfit_nearest_first(number, shown)
-            if not shown or len(candidates) < options - 1:
+            if facts:
+                found = _with_fact(drawn, number, pool, asked, options, chance)
+            else:
+                found = _with_findings(drawn, number, pool, asked, options, AIMS[(number + turn) % len(AIMS)], chance)
+            if found is None:
                 break
-            asked.append(frozenset(shown))
-            wrong = distractors(candidates, aim, options - 1, chance)
-            said = [topic.say(term, aim == "far", chance) for term in shown]
-            question = ways[turn % len(ways)].format("; ".join(said))
+            label, shown, said, wrong = found
+            asked.append((label, frozenset(shown)))
+            question = ways[turn % len(ways)].format(said)
             rows.append(_row(topic, shown, question, turn + 1, [drawn[other] for other in wrong], next(letters)))
     counts = Counter(row.difficulty for row in rows)
     notes = {
@@ -106,10 +118,25 @@ class _Topic:
     disease: Disease
     known: Phenotypes
     rarity: Mapping[str, int]
+    facts: bool = False
+
+    @cached_property
+    def values(self) -> dict[str, str]:
+        """The facts beside the findings; the onset is the earliest that HPO lists."""
+        return {"Inheritance": self.disease.inheritance[0], "Onset": self.disease.onset[0]} if self.facts else {}
+
+    @cached_property
+    def told(self) -> str:
+        """These facts as the passage opens with them."""
+        return "".join(f"{label}: {value}. " for label, value in self.values.items())
 
     @cached_property
     def closure(self) -> frozenset[str]:
         return self.known.closure(self.disease.findings)
+
+    @cached_property
+    def listed_closure(self) -> frozenset[str]:
+        return self.known.closure(term for _, term in self.listed)
 
     @cached_property
     def _names(self) -> Stems:
@@ -124,7 +151,7 @@ class _Topic:
             (UNKNOWN if place is None else (place + (place >= UNKNOWN[0]), CLASSES[place][1]), self.rarity[term], term)
             for term, place in findings.items() if term not in above
         )  # fmt: skip
-        room = PASSAGE_CHARS - len(f"{self.disease.name}: ")
+        room = (FACTS_CHARS if self.facts else PASSAGE_CHARS) - len(f"{self.disease.name}: {self.told}")
         kept: list[tuple[str, str]] = []
         for (_, label), _, term in order:
             if len(_listing([*kept, (label, term)], self.known.terms)) <= room:
@@ -136,7 +163,7 @@ class _Topic:
         """The passage for the library."""
         return {
             "id": f"phenotypes-{self.disease.id.replace(':', '-')}", "title": self.disease.name, "names": list(self.disease.names),
-            "text": _listing(self.listed, self.known.terms), "scope": "choice",
+            "text": self.told + _listing(self.listed, self.known.terms), "scope": "choice",
         }  # fmt: skip
 
     @cached_property
@@ -154,12 +181,12 @@ class _Topic:
                 found[id] = fair
         return found
 
-    def choose(self, asked: Sequence[Collection[str]], chance: random.Random) -> tuple[str, ...]:
+    def choose(self, asked: Sequence[Collection[str]], chance: random.Random, counts: Sequence[int] = SHOWN) -> tuple[str, ...]:
         """Findings of which no earlier question showed more than one; none where the disease gives no more."""
-        if len(self._askable) < min(SHOWN):
+        if len(self._askable) < min(counts):
             return ()
         for _ in range(TRIES):
-            shown = tuple(chance.sample(list(self._askable), min(chance.choice(SHOWN), len(self._askable))))
+            shown = tuple(chance.sample(list(self._askable), min(chance.choice(counts), len(self._askable))))
             if all(len({*shown} & {*earlier}) <= 1 for earlier in asked):
                 return shown
         return ()
@@ -173,22 +200,93 @@ class _Topic:
         return chance.choice(ways)
 
 
+Drawn = tuple[str, Sequence[str], str, Sequence[int]]
+"""Of a question: the label of its fact, its findings, how both are said, and the places of its distractors."""
+
+
+def _with_findings(
+    drawn: Sequence[_Topic], number: int, pool: _Pool, asked: Sequence[tuple[str, frozenset[str]]], options: int,
+    aim: Literal["near", "mixed", "far"], chance: random.Random,
+) -> Drawn | None:  # fmt: skip
+    """A question whose distractors lack one of the findings; None where the disease gives no more."""
+    topic = drawn[number]
+    shown = topic.choose([earlier for _, earlier in asked], chance)
+    candidates = pool.unfit_nearest_first(number, shown)
+    if not shown or len(candidates) < options - 1:
+        return None
+    wrong = distractors(candidates, aim, options - 1, chance)
+    return "", shown, "; ".join(topic.say(term, aim == "far", chance) for term in shown), wrong
+
+
+def _with_fact(
+    drawn: Sequence[_Topic], number: int, pool: _Pool, asked: Sequence[tuple[str, frozenset[str]]], options: int, chance: random.Random
+) -> Drawn | None:  # fmt: skip
+    """A question that findings alone leave open; None where there are not enough diseases of either kind."""
+    topic = drawn[number]
+    for _ in range(TRIES):
+        label = chance.choice(list(topic.values))
+        shown = topic.choose([earlier for own, earlier in asked if own == label], chance, FACT_SHOWN)
+        decoys, others = pool.with_either(number, shown, label) if shown else ([], [])
+        if len(decoys) < DECOYS or len(others) < options:
+            continue
+        wrong = [*chance.sample(decoys, DECOYS), *chance.sample(others, options - 1 - DECOYS)]
+        chance.shuffle(wrong)
+        said = "; ".join(topic.say(term, True, chance) for term in shown)
+        return label, shown, f"{said}. {label}: {topic.values[label]}", wrong
+    return None
+
+
 class _Pool:
     """Which drawn diseases are near which."""
 
     def __init__(self, drawn: Sequence[_Topic]) -> None:
+        import numpy as np
+
         self._matrix, self._columns = incidence([topic.closure for topic in drawn])
         self._alike: NDArray[np.float64] = alike(self._matrix)
-        self._families = [frozenset(topic.disease.families) for topic in drawn]
+        self._drawn = drawn
+        self._values = {label: np.array([topic.values[label] for topic in drawn]) for label in drawn[0].values}
+        self._families: dict[str, list[int]] = defaultdict(list)  # a name without its subtype → who bears it
+        for number, topic in enumerate(drawn):
+            for family in topic.disease.families:
+                self._families[family].append(number)
 
     def unfit_nearest_first(self, number: int, shown: Sequence[str]) -> list[int]:
         """The diseases that lack one of the findings, and are no subtypes of the right one; those with most of the findings first."""
         import numpy as np
 
-        has = self._matrix[:, [self._columns[term] for term in shown]].sum(axis=1)
+        has, apart = self._has(shown), self._apart(number)
         order = np.lexsort((-self._alike[number], -has))
-        own = self._families[number]
-        return [other for other in order.tolist() if other != number and has[other] < len(shown) and not own & self._families[other]]
+        return [other for other in order.tolist() if apart[other] and has[other] < len(shown)]
+
+    def with_either(self, number: int, shown: Sequence[str], label: str) -> tuple[list[int], list[int]]:
+        """The diseases that list all of the findings and differ in the fact, and those that have the fact and none of the findings."""
+        import numpy as np
+
+        has, apart = self._has(shown), self._apart(number)
+        same = self._values[label] == self._values[label][number]
+        decoys = np.flatnonzero(apart & ~same & (has == len(shown))).tolist()
+        others = np.flatnonzero(apart & same & (has == 0)).tolist()
+        return [other for other in decoys if self._drawn[other].listed_closure.issuperset(shown)], others
+
+    def _has(self, shown: Sequence[str]) -> NDArray[np.float32]:
+        """[diseases]: how many of the findings, or of kinds of them, each has."""
+        return self._matrix[:, [self._columns[term] for term in shown]].sum(axis=1)
+
+    def _apart(self, number: int) -> NDArray[np.bool_]:
+        """[diseases]: neither this one nor another subtype of it."""
+        import numpy as np
+
+        apart = np.ones(len(self._drawn), bool)
+        for family in self._drawn[number].disease.families:
+            apart[self._families[family]] = False
+        apart[number] = False
+        return apart
+
+
+def _has_facts(disease: Disease) -> bool:
+    """Whether a second fact can tell it apart, and its name does not tell that fact."""
+    return len(disease.inheritance) == 1 and bool(disease.onset) and not INHERITED.search(disease.name)
 
 
 @lru_cache(maxsize=20_000)

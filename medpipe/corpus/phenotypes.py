@@ -5,8 +5,9 @@
 
 Only two data files of the package are read; nothing of it is imported. Their content is pinned by checksum, because the licence
 asks for the version to be named and the content to be left as it is. A disease's *findings* are its annotations of aspect P
-that are neither negated nor excluded by their frequency. Diseases that OMIM, Orphanet and DECIPHER call by one name are one.
-What this leaves out: onset, sex, modifiers, evidence codes, genes, and which differently named entries are the same disease.
+that are neither negated nor excluded by their frequency; its *inheritance* and *onset* are those of aspects I and C. Diseases that OMIM,
+Orphanet and DECIPHER call by one name are one.
+What this leaves out: sex, modifiers, evidence codes, genes, and which differently named entries are the same disease.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -38,6 +39,19 @@ CLASSES = (
     ("HP:0040283", "Occasional", 0.05), ("HP:0040284", "Very rare", 0.0),
 )  # fmt: skip
 EXCLUDED = "HP:0040285"
+INHERITANCE: Mapping[str, str] = {
+    "HP:0000006": "autosomal dominant", "HP:0000007": "autosomal recessive", "HP:0001419": "X-linked recessive",
+    "HP:0001423": "X-linked dominant", "HP:0001417": "X-linked", "HP:0001427": "mitochondrial", "HP:0003745": "sporadic",
+}  # fmt: skip
+"""Terms of aspect I → what a passage calls them; others (penetrance, mosaicism, anticipation) qualify one of these."""
+ONSET: Mapping[str, str] = {
+    "HP:0030674": "before birth", "HP:0011460": "before birth", "HP:0011461": "before birth", "HP:0034199": "before birth",
+    "HP:0034198": "before birth", "HP:0034197": "before birth", "HP:0003577": "birth", "HP:0003623": "birth",
+    "HP:0003593": "infancy", "HP:0011463": "childhood", "HP:0003621": "adolescence",
+    "HP:0003581": "adulthood", "HP:0011462": "adulthood", "HP:0025708": "adulthood", "HP:0025709": "adulthood", "HP:0025710": "adulthood",
+    "HP:0003596": "adulthood", "HP:0003584": "adulthood",
+}  # fmt: skip
+"""Terms of aspect C that tell an age → what a passage calls it."""
 ENOUGH_PATIENTS = 5  # a share among fewer is no frequency, and all of five patients are not yet "always"
 
 COLUMNS = ("database_id", "disease_name", "qualifier", "hpo_id", "frequency", "aspect")
@@ -46,7 +60,7 @@ _DEFINITION = re.compile(r'"((?:[^"\\]|\\.)*)"')
 _SENTENCE_END = re.compile(r"(?<=[a-z)])\.(?:\s|$)")
 _SAME_WORDS = frozenset({"uk_spelling", "plural_form", "abbreviation", "obsolete_synonym"})  # types of synonyms that say nothing else
 _CUT = re.compile(r"type|types|subtype|group|complementation|\d+[a-z]{0,2}|[ivx]+[a-d]?|[a-z]")
-_INHERITED = re.compile(r",?\s*\b(?:autosomal|x-linked|y-linked|dominant|recessive)\b(?:\s+or\b)?", re.IGNORECASE)
+INHERITED = re.compile(r",?\s*\b(?:autosomal|x-linked|y-linked|dominant|recessive)\b(?:\s+or\b)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -69,6 +83,8 @@ class Disease:
     name: str
     names: tuple[str, ...]  # other names of the same entry
     findings: Mapping[str, int | None]
+    inheritance: tuple[str, ...] = ()  # of INHERITANCE's names, as many as are annotated
+    onset: tuple[str, ...] = ()  # of ONSET's names, the earliest first
 
     @cached_property
     def families(self) -> tuple[str, ...]:
@@ -165,13 +181,18 @@ def parse_diseases(lines: Iterable[str], terms: Mapping[str, Term]) -> list[Dise
     places = [header.index(column) for column in COLUMNS]
     names: dict[str, dict[str, None]] = defaultdict(dict)  # id → its names, in their order
     findings: dict[str, dict[str, int | None]] = defaultdict(dict)
+    facts: dict[str, set[str]] = defaultdict(set)  # id → terms of inheritance and of onset
     for cells in rows:
         id, name, qualifier, term, frequency, aspect = (cells[place] if place < len(cells) else "" for place in places)
         known, place = _frequency(frequency)
-        if aspect == "P" and qualifier != "NOT" and known and term in terms:
+        if qualifier == "NOT" or not known or term not in terms:
+            continue
+        if aspect == "P":
             names[id][name] = None
             before = findings[id].get(term)
             findings[id][term] = place if before is None else before if place is None else min(before, place)
+        elif term in INHERITANCE or term in ONSET:
+            facts[id].add(term)
     first: dict[str, str] = {}  # key of a name → the smallest id that bears it
     for id in sorted(names):
         first.setdefault(focus_key(next(iter(names[id]))), id)
@@ -179,15 +200,16 @@ def parse_diseases(lines: Iterable[str], terms: Mapping[str, Term]) -> list[Dise
         stays = first[focus_key(next(iter(names[id])))]
         if stays != id:
             names[stays] |= names.pop(id)
+            facts[stays] |= facts.pop(id, set())
             for term, place in findings.pop(id).items():
                 before = findings[stays].get(term)
                 findings[stays][term] = place if before is None else before if place is None else min(before, place)
-    return [_disease(id, list(names[id]), findings[id]) for id in sorted(names)]
+    return [_disease(id, list(names[id]), findings[id], facts[id]) for id in sorted(names)]
 
 
 def family(name: str) -> tuple[str, ...]:
     """A disease's name up to its subtype and without its way of inheritance; turned around too where it holds a comma."""
-    words = _INHERITED.sub("", name).split()
+    words = INHERITED.sub("", name).split()
     end = next((place for place, word in enumerate(words) if place and _CUT.fullmatch(compare_key(word))), len(words))
     kept = " ".join(words[:end]).strip(" ,;:-(")
     turned = " ".join(reversed(kept.split(", ")))
@@ -230,10 +252,11 @@ def _place(share: float) -> int:
     return next(place for place, (_, _, least) in enumerate(CLASSES[1:], 1) if share >= least)
 
 
-def _disease(id: str, names: Sequence[str], findings: Mapping[str, int | None]) -> Disease:
+def _disease(id: str, names: Sequence[str], findings: Mapping[str, int | None], facts: Collection[str]) -> Disease:
     other = {focus_key(name): name for name in reversed(names[1:])}
     other.pop(focus_key(names[0]), None)
-    return Disease(id, names[0], tuple(sorted(other.values())), dict(sorted(findings.items())))
+    inheritance, onset = (tuple(dict.fromkeys(text for term, text in known.items() if term in facts)) for known in (INHERITANCE, ONSET))
+    return Disease(id, names[0], tuple(sorted(other.values())), dict(sorted(findings.items())), inheritance, onset)
 
 
 if __name__ == "__main__":

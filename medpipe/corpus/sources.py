@@ -138,7 +138,8 @@ def _exam(parser: Callable[[Sequence[Path], str], Found]) -> Callable[[Source, S
 def _phenotypes(source: Source, settings: Settings, report: Reporter) -> Found:
     known, corpus = phenotypes.read(source.package() if source.package else {}), settings.corpus
     return phenotype_questions.generate(
-        known, settings.seed, corpus.phenotype_diseases, corpus.phenotype_questions_per_disease, corpus.question_options
+        known, settings.seed, corpus.phenotype_diseases, corpus.phenotype_questions_per_disease, corpus.question_options,
+        corpus.phenotype_facts,
     )  # fmt: skip
 
 

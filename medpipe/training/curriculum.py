@@ -1,12 +1,14 @@
-"""Which questions co-training asks: those that the team answers sometimes first, and none that fine-tuning or selection has seen.
+"""Which questions co-training asks: new ones first, and none that fine-tuning or selection has seen.
 
     curriculum = Curriculum(rows, held_back=48, choice_share=0.75, seed=0)
     asked = curriculum.order(draw)            # in the order in which they should be asked now
     curriculum.learned({question.id: 0.25})   # pass rates, as they become known
 
-A question that every sample gets right, or none, teaches nothing: its samples fare alike. So questions whose last known pass rate
-lies between LOW and HIGH come first, then those not asked yet, then the rest (dynamic sampling, DAPO, arXiv 2503.14476, section 3.2;
-the order is ours). Left out: how difficult a question is by its source's own label.
+A question that every sample gets right, or none, teaches nothing: its samples fare alike. So once every question was asked, those
+whose last known pass rate lies between LOW and HIGH come first, the least often asked of them foremost, then the rest (dynamic
+sampling, DAPO, arXiv 2503.14476, section 3.2; the order is ours). Those not asked yet come before both: where the ones with room came
+first, a dozen of them came again and again and were learned by heart (docs/learns.md). Left out: how difficult a question is by its
+source's own label.
 """
 
 from __future__ import annotations
@@ -46,10 +48,11 @@ class Curriculum:
         self.selection = self.selection[:held_back]
         self.rows = [row for row in rows if focus_key(row.focus) not in kept]
         self.rates: dict[str, float] = {}
+        self.times: dict[str, int] = {}
         self._choice_share = choice_share
 
     def order(self, draw: random.Random) -> list[QAExample]:
-        """All questions, the most teaching ones first, multiple choice and free text in their share throughout."""
+        """All questions in the order that the module's docstring tells, multiple choice and free text in their share throughout."""
         choice, text = ([row for row in self.rows if row.is_choice is wanted] for wanted in (True, False))
         ordered = [self._by_rate(part, draw) for part in (choice, text)]
         out: list[QAExample] = []
@@ -61,14 +64,14 @@ class Curriculum:
         return out
 
     def learned(self, rates: Mapping[str, float]) -> None:
-        """Note the share of samples that passed, by question."""
+        """Note the share of samples that passed, by question, and that these were asked once more."""
         self.rates |= rates
+        self.times |= {name: self.times.get(name, 0) + 1 for name in rates}
 
     def _by_rate(self, rows: Sequence[QAExample], draw: random.Random) -> list[QAExample]:
         """In reverse order: the last is asked first."""
 
-        def rank(row: QAExample) -> int:
-            rate = self.rates.get(row.id)
-            return 1 if rate is None else (2 if LOW <= rate <= HIGH else 0)
+        def rank(row: QAExample) -> tuple[bool, int]:
+            return LOW <= self.rates.get(row.id, LOW) <= HIGH, -self.times.get(row.id, 0)
 
         return sorted(draw.sample(list(rows), len(rows)), key=rank)

@@ -56,6 +56,7 @@ class Progress:
     before: list[dict[str, Any]] = field(default_factory=list)  # transcripts
     resumed_from: list[int] = field(default_factory=list)
     rates: dict[str, float] = field(default_factory=dict)  # last known pass rate by question
+    times: dict[str, int] = field(default_factory=dict)  # how often each was asked
     drawn: int = 0  # tokens
     slowed: int = 0  # times that the learning rate was halved
     best: int = 0  # iteration whose adapters are the best so far; 0: the start
@@ -241,7 +242,7 @@ class CoTraining:
             spare -= wanted
         rates = {name: rate for part in self.ranks.gather(_pass_rates(batches)) for name, rate in part.items()}
         self.curriculum.learned(rates)
-        self.progress.rates |= rates
+        self.progress.rates, self.progress.times = self.curriculum.rates, self.curriculum.times
         return batches, goals, {"flat": fmean(self.ranks.gather(len(flat_questions(goals)) / asked)), "questions": self.ranks.total(asked)}
 
     def _token_budget(self) -> int:
@@ -317,7 +318,7 @@ class CoTraining:
         self.best = {name: value.to(self.best[name].device) for name, value in newest.tensors("best").items()}
         progress = Progress(**newest.document("progress"))
         progress.resumed_from.append(newest.step)
-        self.curriculum.learned(progress.rates)
+        self.curriculum.rates, self.curriculum.times = progress.rates, progress.times
         for number, row in enumerate(progress.history, 1):  # the log of the interrupted attempt is gone with its unfinished folder
             self.job.report.metrics(number, row)
         self.job.report.log(f"going on after iteration {newest.step}, from {newest.folder}")

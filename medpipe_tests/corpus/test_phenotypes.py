@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import defaultdict
 from functools import cache
 from pathlib import Path
@@ -16,7 +17,7 @@ from medpipe.corpus import phenotypes
 from medpipe.corpus.funnel import clean
 from medpipe.corpus.groups import Groups
 from medpipe.corpus.options import stems
-from medpipe.corpus.phenotype_questions import PASSAGE_CHARS, generate, wordings
+from medpipe.corpus.phenotype_questions import DECOYS, FACTS_CHARS, PASSAGE_CHARS, generate, wordings
 from medpipe.corpus.phenotypes import Disease, Phenotypes, Term, family, parse_diseases, parse_terms, read
 from medpipe.corpus.records import Found
 from medpipe.corpus.text import compare_key
@@ -231,6 +232,50 @@ def test_no_family_stands_on_two_sides() -> None:
 def test_questions_on_one_disease_are_no_duplicates() -> None:
     _, dropped = clean(made().rows, Corpus())
     assert dropped == []
+
+
+def test_inheritance_and_onset_are_read_with_the_findings() -> None:
+    ids = ("HP:0000007", "HP:0003593", "HP:0003577", "HP:0003829", "HP:0000006")
+    known = parse_terms([*OBO.splitlines(), *(line for id in ids for line in ("[Term]", f"id: {id}", f"name: {id}", ""))])[0]
+    lines = [
+        annotation("OMIM:1", "One", "HP:2"), annotation("OMIM:1", "One", "HP:0000007", aspect="I"),
+        annotation("OMIM:1", "One", "HP:0003829", aspect="I"), annotation("OMIM:1", "One", "HP:0003593", aspect="C"),
+        annotation("OMIM:1", "One", "HP:0000006", aspect="I", qualifier="NOT"),
+        annotation("ORPHA:1", "One", "HP:2"), annotation("ORPHA:1", "One", "HP:0003577", aspect="C"),
+    ]  # fmt: skip
+    (one,) = parse_diseases([HEADER, *lines], known)
+    assert one.inheritance == ("autosomal recessive",) and one.onset == ("birth", "infancy") and list(one.findings) == ["HP:2"]
+
+
+@cache
+def with_facts() -> Found:
+    return generate(known(), 0, 700, 4, 5, facts=True)
+
+
+def test_a_second_fact_decides_where_findings_leave_a_question_open() -> None:
+    rows, passages = with_facts().rows, {entry["title"]: entry["text"] for entry in with_facts().library}
+    by_name = {disease.name: disease for disease in known().diseases}
+    assert len(rows) > 50
+    for row in rows:
+        ((label, value),) = re.findall(r"(Inheritance|Onset): ([^.?]+)", row.question)
+        has_fact = {option: f"{label}: {value}. " in passages[option] for option in row.options}
+        right = by_name[row.focus]
+        said = row.rationale.removesuffix(f" are findings in {row.focus}.")
+        named = {name: term for term in right.findings if (name := known().terms[term].name) in said}
+        shown = {term for name, term in named.items() if not any(name in other for other in named if other != name)}
+        has_all = {option: shown <= known().closure(by_name[option].findings) for option in row.options}
+        has_some = {option: bool(shown & known().closure(by_name[option].findings)) for option in row.options}
+        assert [option for option in row.options if has_all[option] and has_fact[option]] == [row.focus]
+        decoys = [option for option in row.options if has_all[option] and not has_fact[option]]
+        assert len(decoys) == DECOYS and not any(has_some[option] for option in {*row.options} - {*decoys, row.focus})
+        assert all(has_fact[option] for option in {*row.options} - {*decoys})
+
+
+def test_passages_with_facts_are_short_and_no_name_tells_the_inheritance() -> None:
+    for entry in with_facts().library:
+        assert entry["text"].startswith("Inheritance: ") and " Onset: " in entry["text"]
+        assert len(f"{entry['title']}: {entry['text']}") <= FACTS_CHARS
+        assert not re.search("autosomal|X-linked|dominant|recessive", entry["title"])
 
 
 def test_as_many_options_as_asked_for_or_a_reason() -> None:
