@@ -275,6 +275,39 @@ def conclude(found: Sequence[Mapping[str, Any]], options: argparse.Namespace) ->
     print(json.dumps({"questions": options.questions, "n": len(found[0]["topics"]), "accuracy": rounded, "differences": apart}))
 
 
+CURVES = (
+    ("Right while learning", "share of messages of the reporter", {"correct/reporter": "drawn at temperature 1"}),
+    ("Right on held-back questions", "share of answers", {"selection": "asked greedily"}),
+    ("Answers as the planner did", "share of messages", {f"copies_planner/{role}": role for role in ROLES[1:]}),
+)
+"""Panels: title, unit, number of metrics.jsonl → what it is."""
+
+
+def draw(seeds: int, options: argparse.Namespace, path: Path) -> Path:
+    """Curves of co-training by seed: what was right, what the held-back questions said, and who copied whom."""
+    from matplotlib.figure import Figure
+
+    from medpipe import store
+    from medpipe.evaluation import plots
+
+    figure = Figure(figsize=(plots.WIDTH, 3.2), layout="constrained")
+    for axes, (title, unit, lines) in zip(figure.subplots(1, len(CURVES)), CURVES, strict=True):
+        for seed in range(seeds):
+            rows = store.read_jsonl(settings_of(options).outputs / f"seed-{seed}" / "models" / "maporl_team" / "metrics.jsonl")
+            for number, (name, label) in enumerate(lines.items()):
+                steps, values = plots.series(rows, name)
+                colour = (plots.BLUE, plots.ORANGE, plots.GREEN)[seed % 3 if len(lines) == 1 else number]
+                told = f"seed {seed}" if len(lines) == 1 else (label if seed == 0 else None)
+                axes.plot(steps, values, color=colour, linestyle=("-", "--", ":")[seed % 3], label=told, linewidth=1.4)
+        axes.set_xlabel("iteration")
+        axes.set_ylabel(unit)
+        axes.set_ylim(0, 1)
+        plots.title(axes, title)
+        plots.bare(axes)
+        axes.legend(frameon=False, fontsize=7)
+    return plots.save(figure, path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--questions", default="facts", choices=list(SOURCES))
@@ -282,6 +315,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=200, help="held-out questions")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="exception to bench/learns.yaml; may be repeated")
     parser.add_argument("--work", default="outputs/bench/learns", help="folder for all that is made")
+    parser.add_argument("--plot", type=Path, help="where the curves are drawn, such as docs/img/learns.png")
     parser.add_argument("--threads", type=int, default=1, help="of each process")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -299,6 +333,8 @@ def main() -> None:
             if name == "ask":
                 found.append(told)
     conclude(found, options)
+    if options.plot:
+        print(f"drawn: {draw(options.seeds, options, options.plot)}")
     print(f"{time.monotonic() - began:.0f} s in this call")
 
 
