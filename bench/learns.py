@@ -45,6 +45,7 @@ ROLES = ("planner", "researcher", "analyst", "reporter")
 SYSTEMS = ("retrieval_alone", "one_agent_with_evidence", "one_agent_rl", "sft_team", "maporl_team")
 MORE = "sft_more"
 TEAM = "maporl_team"
+TEAMS = ("sft_team", TEAM)
 STEPS = ("sft", "team", "agent", "more", "ask")
 MORE_EPOCHS = 2
 """Of fine-tuning on all rows: about the time that fine-tuning and co-training take together."""
@@ -186,7 +187,35 @@ def ask(
     scores = {system: {row["id"]: float(row["score"]) for row in own} for system, own in rows.items()}
     unparsed = {system: sum(not row["parsed"] for row in own) for system, own in rows.items()}
     tokens = {system: fmean(row["tokens"] for row in own) for system, own in rows.items()}
-    return {"scores": scores, "topics": {id: topics[id] for id in scores[TEAM]}, "unparsed": unparsed, "tokens": tokens}
+    return {
+        "scores": scores, "topics": {id: topics[id] for id in scores[TEAM]}, "unparsed": unparsed, "tokens": tokens,
+        "by_role": {system: by_role(rows[system]) for system in (*TEAMS, MORE)}, "caught": caught(rows),
+    }  # fmt: skip
+
+
+def by_role(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Of each role's messages: the share that is right, and the share that settles on what the planner said."""
+    found: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        turns = {turn["role"]: turn["answer"] for turn in row["transcript"]["turns"]}
+        for role, answer in turns.items():
+            found[role]["right"].append(answer == row["answer"])
+            found[role]["as the planner"].append(answer is not None and answer == turns["planner"])
+    return {role: {name: round(fmean(values), 3) for name, values in own.items()} for role, own in found.items()}
+
+
+def caught(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+    """One question before and after: the first by id that the planner got wrong both times and only the co-trained team got right."""
+    before, after = ({row["id"]: row for row in rows[system]} for system in TEAMS)
+    for id in sorted(after):
+        wrong = [one[id]["transcript"]["turns"][0]["answer"] != one[id]["answer"] for one in (before, after)]
+        if all(wrong) and after[id]["score"] > before[id]["score"]:
+            told = {name: [turn["text"] for turn in one[id]["transcript"]["turns"]] for name, one in (("before", before), ("after", after))}
+            question = after[id]["transcript"]["question"]
+            options = dict(zip("ABCDEFGHIJ", question["options"], strict=False))
+            return {"question": question["question"], "options": options, "answer": after[id]["answer"],
+                    "evidence": after[id]["transcript"]["evidence"], **told}  # fmt: skip
+    return {}
 
 
 def refuse_failed(names: set[str]) -> None:

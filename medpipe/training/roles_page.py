@@ -69,6 +69,12 @@ other. A role reads everything that stands before its own turn, passages include
 - **Reporter.** On free text the reference's first four sentences. A caution follows the sentence that calls for it: on medicines and
   doses, on other treatment, and on alarming signs where the text itself does not send the reader to urgent care.
 
+On multiple choice that states a fact under a label which the passages use too (`Onset: infancy`;
+`corpus.phenotype_facts` makes such questions) each role does one step of the comparison, and in each a few words are
+copied from nearby, which a small model can do: the planner names what is wanted (`Wanted: Onset: infancy.`), the
+researcher reads each passage's value out (`Onset: adulthood [E1]; infancy [E2].`), the analyst picks one (`infancy
+[E2] fits best.`), the reporter answers. What a passage tells is said truly, whichever option the speaker settles on.
+
 ## What the mates say while a role learns
 
 - On free text each mate says its target. So the reporter reads how the reference begins, in the analyst's conclusion.
