@@ -94,7 +94,8 @@ def step(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
 
     settings = settings_of(options)
     folder = settings.outputs / f"seed-{seed}"
-    done = folder / f"{name}{f'-{options.count}' if name == 'ask' else ''}.json"
+    left_out = "".join(f"-without-{one}" for one in sorted(options.without))
+    done = folder / f"{name}{f'-{options.count}{left_out}' if name == 'ask' else ''}.json"
     if not done.is_file():
         began = time.monotonic()
         made = {key: settings.outputs / key for key in MADE}
@@ -174,22 +175,23 @@ def ask(
 
     benchmark = f"{SOURCES[options.questions]}_heldout"
 
-    def answered(systems: Sequence[str], models: Mapping[str, Path], scratch: str) -> dict[str, list[dict[str, Any]]]:
-        chosen = settings.evaluation.model_copy(update={"systems": systems, "max_questions": options.count, "limits": {}})
+    def answered(asked: Sequence[str], models: Mapping[str, Path], scratch: str) -> dict[str, list[dict[str, Any]]]:
+        chosen = settings.evaluation.model_copy(update={"systems": tuple(asked), "max_questions": options.count, "limits": {}})
         job = job_of(f"evaluation/{benchmark}", settings.model_copy(update={"evaluation": chosen}), folder, models, scratch)
         evaluate.run(job)
-        return {system: store.read_jsonl(job.scratch / "items" / f"{system}.jsonl") for system in systems}
+        return {system: store.read_jsonl(job.scratch / "items" / f"{system}.jsonl") for system in asked}
 
-    rows = answered(SYSTEMS, made, f"ask-{options.count}")
-    more = {f"models/{role}": folder / MORE / "models" / role for role in ROLES}
-    rows[MORE] = answered(("sft_team",), {**made, **more}, f"ask-more-{options.count}")["sft_team"]
+    rows = answered([system for system in systems(options) if system != MORE], made, f"ask-{options.count}")
+    if MORE in systems(options):
+        more = {f"models/{role}": folder / MORE / "models" / role for role in ROLES}
+        rows[MORE] = answered(["sft_team"], {**made, **more}, f"ask-more-{options.count}")["sft_team"]
     topics = {row.id: row.focus for row in benchmarks.load(benchmark, made)}
     scores = {system: {row["id"]: float(row["score"]) for row in own} for system, own in rows.items()}
     unparsed = {system: sum(not row["parsed"] for row in own) for system, own in rows.items()}
     tokens = {system: fmean(row["tokens"] for row in own) for system, own in rows.items()}
     return {
         "scores": scores, "topics": {id: topics[id] for id in scores[TEAM]}, "unparsed": unparsed, "tokens": tokens,
-        "by_role": {system: by_role(rows[system]) for system in (*TEAMS, MORE)}, "caught": caught(rows),
+        "by_role": {system: by_role(rows[system]) for system in (*TEAMS, MORE) if system in rows}, "caught": caught(rows),
     }  # fmt: skip
 
 
@@ -224,6 +226,12 @@ def refuse_failed(names: set[str]) -> None:
         raise RuntimeError(f"got failed checks {sorted(names)}, expected none")
 
 
+def systems(options: argparse.Namespace) -> list[str]:
+    """Who is asked: all but those whose training is left out."""
+    trained = {"one_agent_rl": "agent", MORE: "more"}
+    return [system for system in (*SYSTEMS, MORE) if trained.get(system) not in options.without]
+
+
 def settings_of(options: argparse.Namespace) -> Settings:
     from medpipe.config import load_profile, parse_override
 
@@ -243,6 +251,7 @@ def overrides(options: argparse.Namespace) -> list[str]:
 def child(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     """What a step prints last; what it says meanwhile goes to this process's errors."""
     given = ["--questions", options.questions, "--count", str(options.count), "--work", options.work]
+    given += [part for one in options.without for part in ("--without", one)]
     given += [part for text in options.set for part in ("--set", text)]
     quiet = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": str(options.threads)}
     command = [sys.executable, __file__, "--child", f"{name}/{seed}", *given]
@@ -289,14 +298,14 @@ def conclude(found: Sequence[Mapping[str, Any]], options: argparse.Namespace) ->
     print(f"| system | {seeds} | mean | 95% (first seed) | unparsed | tokens |")
     print("|---" * (5 + len(found)) + "|")
     means: dict[str, list[float]] = {}
-    for system in (*SYSTEMS, MORE):
+    for system in systems(options):
         own = means[system] = [fmean(one["scores"][system].values()) for one in found]
         first = found[0]["scores"][system].values()
         low, high = wilson(round(sum(first)), len(first), 0.95)
         unparsed, tokens = (fmean(one[key][system] for one in found) for key in ("unparsed", "tokens"))
         cells = " | ".join(f"{value:.3f}" for value in own)
         print(f"| {system} | {cells} | {fmean(own):.3f} | {low:.3f} to {high:.3f} | {unparsed:.0f} | {tokens:.0f} |")
-    apart = {other: difference(found, other) for other in (*SYSTEMS, MORE) if other != TEAM}
+    apart = {other: difference(found, other) for other in systems(options) if other != TEAM}
     print(f"\n| {TEAM} − | mean of seeds | 95% over topics |\n|---|---|---|")
     for other, own in apart.items():
         print(f"| {other} | {own['mean']:+.3f} | {own['low']:+.3f} to {own['high']:+.3f} |")
@@ -342,6 +351,9 @@ def main() -> None:
     parser.add_argument("--questions", default="facts", choices=list(SOURCES))
     parser.add_argument("--seeds", type=int, default=3, help="of the trainings; corpus and questions are the same for all")
     parser.add_argument("--count", type=int, default=200, help="held-out questions")
+    parser.add_argument(
+        "--without", action="append", default=[], choices=["agent", "more"], help="a training to leave out; may be repeated"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="exception to bench/learns.yaml; may be repeated")
     parser.add_argument("--work", default="outputs/bench/learns", help="folder for all that is made")
     parser.add_argument("--plot", type=Path, help="where the curves are drawn, such as docs/img/learns.png")
@@ -356,9 +368,9 @@ def main() -> None:
     corpus_and_base(options)
     found = []
     for seed in range(options.seeds):
-        for name in STEPS:
+        for name in (step for step in STEPS if step not in options.without):
             told = child(name, seed, options)
-            print(json.dumps({key: value for key, value in told.items() if key not in ("scores", "topics")}), flush=True)
+            print(json.dumps({key: value for key, value in told.items() if key not in ("scores", "topics", "caught")}), flush=True)
             if name == "ask":
                 found.append(told)
     conclude(found, options)

@@ -23,7 +23,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from medpipe.answers import answer_text
+from medpipe.answers import answer_text, split_answer
 from medpipe.schema import LETTERS, ROLES, QAExample, Role
 
 CAUTION = "A clinician should judge the individual case."
@@ -128,6 +128,14 @@ def target_for(role: Role, question: QAExample, evidence: Sequence[str]) -> str:
     if question.is_choice:
         return _choice_message(role, question, question.answer, evidence)
     return _TARGETS[role](question, evidence)
+
+
+def lone_target(question: QAExample, evidence: Sequence[str]) -> str:
+    """What the agent that answers alone learns to say: the reporter's message, behind all the steps where roles do one each."""
+    if not question.is_choice or not _fact(question, evidence):
+        return target_for("reporter", question, evidence)
+    steps = [split_answer(target_for(role, question, evidence))[0] for role in ROLES]
+    return " ".join([*steps, answer_text(question, question.answer)])
 
 
 def likely_messages(role: Role, question: QAExample, evidence: Sequence[str]) -> list[str]:

@@ -112,6 +112,11 @@ class Team:
     speaks_as: Mapping[Role, str] = field(default_factory=dict)  # another name in the turn's header than the role's own
     draw: Callable[..., list[Completion]] | None = None  # instead of the model's own `generate`: with a memory, say
 
+    def budget(self, role: Role) -> int:
+        """Tokens that a message may have. Who answers alone may write what the four would: it does all of their steps."""
+        limits = self.rules.max_new_tokens
+        return limits[role] if len(self.adapters) > 1 else sum(limits.values())
+
     def begin(self, questions: Sequence[QAExample], evidence: Sequence[Sequence[str]], samples: int = 1) -> list[Episode]:
         """Episodes that have not begun: every question as often as it is sampled."""
         frame, limit = Frame(self.models.tokenizer), self.rules.max_header_tokens
@@ -163,7 +168,7 @@ def _speaker(team: Team | None, readings: Readings | None, role: Role) -> Callab
         reading = readings.of(model, adapter)
         reading = reading if len(rows) == len(episodes) else reading.select(rows)
         draw, spoken_to = team.draw or _generate, [episodes[row] for row in rows]
-        limit, contexts = team.rules.max_new_tokens[role], [episode.tokens for episode in spoken_to]
+        limit, contexts = team.budget(role), [episode.tokens for episode in spoken_to]
         drafts = drafts_of(frame, spoken_to, role, name, limit)
         said = draw(model, adapter, reading, contexts, frame.invocation(name), limit, team.temperature, team.generator, drafts)
         drawn = (started, time.time_ns())

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from medpipe.config import Settings
 from medpipe.models.adapters import Turn
-from medpipe.roles import Said, mates_before, target_for
+from medpipe.roles import Said, lone_target, mates_before, target_for
 from medpipe.schema import AGENT, ROLES, Learner, QAExample, Role, speaker_of
 from medpipe.team.transcript import Frame
 
@@ -45,13 +45,13 @@ def make_lesson(
     def message(role: Role, text: str) -> list[int]:
         return frame.completion(text, team.max_new_tokens[role])
 
-    def lesson(learner: Learner, before: Sequence[int]) -> Turn:
-        role = speaker_of(learner)
+    def lesson(role: Role, before: Sequence[int]) -> Turn:
         return Turn(list(before), frame.invocation(role), message(role, target_for(role, row, evidence)))
 
     turns: dict[Learner, Turn] = {}
     if AGENT in learners:
-        turns[AGENT] = lesson(AGENT, tokens)
+        said = frame.completion(lone_target(row, evidence), sum(team.max_new_tokens.values()))
+        turns[AGENT] = Turn(list(tokens), frame.invocation(speaker_of(AGENT)), said)
     earlier, this = mates_before(row, evidence)
     for said in earlier:
         tokens = [*tokens, *_turn(frame, said, message)]
