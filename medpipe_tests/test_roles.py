@@ -24,6 +24,7 @@ from medpipe.roles import (
     QUOTE_WORDS,
     RIGHT,
     likely_messages,
+    lone_target,
     mates_before,
     sentences,
     target_for,
@@ -235,6 +236,15 @@ def test_where_question_and_passages_tell_a_fact_each_role_does_a_step_of_the_co
     assert "Onset: childhood [E1]; not told [E2]." in target_for("researcher", row, [WITH_FACTS[1], PASSAGES[0]])
     for passages in (PASSAGES, []):  # a fact that no passage tells is none to compare
         assert target_for("researcher", row, passages) == target_for("researcher", choice_row(), passages)
+
+
+def test_the_lone_agent_does_all_the_steps_and_elsewhere_what_the_reporter_does() -> None:
+    row = choice_row(question="Wheezing at night. Onset: childhood. Which condition fits best?")
+    said = lone_target(row, WITH_FACTS)
+    assert said.count("Answer:") == 1 and letter(row, said) == row.answer
+    assert all(target_for(role, row, WITH_FACTS).partition(" Answer:")[0] in said for role in ROLES)
+    assert lone_target(row, PASSAGES) == target_for("reporter", row, PASSAGES)
+    assert lone_target(text_row(), PASSAGES) == target_for("reporter", text_row(), PASSAGES)
 
 
 def test_what_a_passage_tells_is_said_truly_whichever_option_a_mate_settles_on() -> None:

@@ -54,7 +54,8 @@ other. A role reads everything that stands before its own turn, passages include
   the bare base, so what was read for one role serves them all. Gradients flow through the own turn; before it there is nothing that
   they could change.
 - With `training.adapter: lora` the adapter acts on everything that its role reads, and each role reads for itself.
-- The lone agent (`models/agent`) learns the reporter's turn right behind the header, with no team-mate before it.
+- The lone agent (`models/agent`) learns the reporter's turn right behind the header, with no team-mate before it. Where the roles do
+  a step of a comparison each, it learns to write all of the steps, and it may write as much as the four together.
 
 ## How targets are made
 
