@@ -190,6 +190,20 @@ def test_absent_roles_are_silent_and_the_last_that_is_there_answers(model: Adapt
     assert "researcher\n" not in model.tokenizer.decode(episode.tokens)
 
 
+def test_who_answers_alone_may_write_what_the_four_would(model: AdapterModel) -> None:
+    limits: list[int] = []
+
+    def draw(model: AdapterModel, adapter: str | None, reading: Any, contexts: Any, invocation: Any, limit: int, *how: Any) -> Any:
+        limits.append(limit)
+        return [Completion((0,), (-0.1,), "Answer: asthma (B)", True) for _ in contexts]
+
+    rules = RULES.model_copy(update={"max_rounds_per_episode": 1})
+    for adapters in ({"reporter": None}, {"planner": None, "reporter": None}):
+        crew = Team(model, cast(Any, adapters), rules, draw=draw)
+        rollout(crew, crew.begin([choice_row()], [[]]))
+    assert limits == [sum(BUDGETS.values()), BUDGETS["planner"], BUDGETS["reporter"]]
+
+
 def test_a_speaker_may_be_shown_under_another_name(model: AdapterModel) -> None:
     crew = Team(model, {"reporter": None}, RULES, speaks_as={"reporter": "assistant"})
     (episode,) = crew.begin([choice_row()], [[]])
