@@ -50,8 +50,9 @@ def make_lesson(
 
     turns: dict[Learner, Turn] = {}
     if AGENT in learners:
-        said = frame.completion(lone_target(row, evidence), sum(team.max_new_tokens.values()))
-        turns[AGENT] = Turn(list(tokens), frame.invocation(speaker_of(AGENT)), said)
+        role = speaker_of(AGENT)
+        limit = sum(team.max_new_tokens.values()) if row.is_choice else team.max_new_tokens[role]  # room for the steps of all four
+        turns[AGENT] = Turn(list(tokens), frame.invocation(role), frame.completion(lone_target(row, evidence), limit))
     earlier, this = mates_before(row, evidence)
     for said in earlier:
         tokens = [*tokens, *_turn(frame, said, message)]
