@@ -146,6 +146,9 @@ class Corpus(Section):
         if "phenotypes" in self.use and self.phenotype_diseases < self.question_options:
             got = f"corpus.phenotype_diseases = {self.phenotype_diseases} with corpus.question_options = {self.question_options}"
             raise wrong(got, "at least as many diseases as a question has options")
+        if "phenotypes" in self.use and self.phenotype_facts and self.question_options < 4:
+            got = f"corpus.phenotype_facts with corpus.question_options = {self.question_options}"
+            raise wrong(got, "4 options or more: the right one, two with its findings and another fact, the others with its fact alone")
         return self
 
 

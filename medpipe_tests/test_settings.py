@@ -31,6 +31,7 @@ WRONG: list[tuple[str, Any, str]] = [  # key, value, part of what is expected
     ("corpus.question_options", 1, "from 2 to 26"),
     ("corpus.question_options", 27, "from 2 to 26"),
     ("corpus.phenotype_diseases", 5, "at least as many diseases as a question has options"),
+    ("corpus", {"phenotype_facts": True, "question_options": 3}, "4 options or more"),
     ("corpus.phenotype_diseases", INF, "from 1 to 1,000,000"),
     ("corpus.phenotype_questions_per_disease", -2, "from 1 to 1,000"),
     ("corpus.medquad_questions", 10**12, "from 1 to 1,000,000"),

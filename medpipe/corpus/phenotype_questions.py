@@ -67,7 +67,7 @@ def generate(known: Phenotypes, seed: int, diseases: int, per_disease: int, opti
             diseases that have all findings shown.
 
     Raises:
-        MedpipeError: there are not enough diseases for one question's options.
+        MedpipeError: there are not enough diseases for one question's options, or none that can be asked about.
     """
     enough = [disease for disease in known.diseases if len(disease.findings) >= ENOUGH]
     by_id = {
@@ -100,6 +100,11 @@ def generate(known: Phenotypes, seed: int, diseases: int, per_disease: int, opti
             asked.append((label, frozenset(shown)))
             question = ways[turn % len(ways)].format(said)
             rows.append(_row(topic, shown, question, turn + 1, [drawn[other] for other in wrong], next(letters)))
+    if not rows:
+        raise MedpipeError(
+            got=f"no question on {len(drawn)} diseases", expected="some whose findings enough of the others share or lack",
+            where="sources/phenotypes", do="raise corpus.phenotype_diseases",
+        )  # fmt: skip
     counts = Counter(row.difficulty for row in rows)
     notes = {
         "release": known.version, **{f"sha256 of {name}": sha256 for name, sha256 in known.sha256.items()},

@@ -271,6 +271,11 @@ def test_a_second_fact_decides_where_findings_leave_a_question_open() -> None:
         assert all(has_fact[option] for option in {*row.options} - {*decoys})
 
 
+def test_too_few_diseases_for_a_second_fact_are_told() -> None:
+    with pytest.raises(MedpipeError, match=r"got no question on 8 diseases.* raise corpus.phenotype_diseases"):
+        generate(known(), 0, 8, 2, 5, facts=True)
+
+
 def test_passages_with_facts_are_short_and_no_name_tells_the_inheritance() -> None:
     for entry in with_facts().library:
         assert entry["text"].startswith("Inheritance: ") and " Onset: " in entry["text"]
