@@ -1,22 +1,27 @@
 """Evidence for multiple choice: how often is the right option's passage the first one, or among the first three?
 
     python bench/retrieval.py [--per-condition 14] [--seed 0] [--json]
+    python bench/retrieval.py --facts
 
 On the bundled ten-option questions, with the index that splits/train would hold: BM25 alone, MiniLM alone, and both fused, for
 held-out, fine-tuning and co-training questions. CPU seconds of this process, for the index (with the encoder's start) and for
-the questions.
+the questions. `--facts` asks the questions that need two kinds of fact (docs/learns.md): how often the first passage is on the right
+option, and the first of three passages that tells the wanted fact.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import random
+import re
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from medpipe.config import Corpus
+from medpipe.corpus import phenotype_questions, phenotypes
 from medpipe.corpus.evidence import EvidenceIndex, recall
 from medpipe.corpus.groups import Groups
 from medpipe.corpus.retrieval import Rankings
@@ -37,13 +42,31 @@ class OneOf(Rankings):
         return ((each[self._which], each[self._which]) for each in super().scores(queries))
 
 
+def with_facts(seed: int, count: int) -> dict[str, float]:
+    """Of questions that need two kinds of fact: what the look-up gets, and what reading one fact in three passages would get."""
+    known = phenotypes.read(phenotypes.package_files())
+    found = phenotype_questions.generate(known, seed, diseases=2500, per_disease=8, options=5, facts=True)
+    index = EvidenceIndex.build([], found.library)
+    asked = random.Random(seed).sample(list(found.rows), count)
+    first = told = 0
+    for row, passages in zip(asked, index.for_questions(asked, 3, phenotype_questions.FACTS_CHARS), strict=True):
+        fact = re.findall(r"(?:Inheritance|Onset): [^.?]+", row.question)[0]
+        first += passages[0].option == row.answer_text
+        told += next((p for p in passages if f"{fact}." in p.text), passages[0]).option == row.answer_text
+    return {"questions": len(found.rows), "asked": count, "first passage": first / count, "first that tells the fact": told / count}
+
+
 def main() -> None:
     """Build, ask and tell."""
     parser = argparse.ArgumentParser(description="Recall of the right option's passage.")
     parser.add_argument("--per-condition", type=int, default=14, help="questions about each condition")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--facts", action="store_true", help="the questions that need two kinds of fact instead")
     options = parser.parse_args()
+    if options.facts:
+        print(json.dumps(with_facts(options.seed, 400)))
+        return
 
     conditions = load_conditions(CONDITIONS)
     rows = generate(conditions, options.seed, options.per_condition)
