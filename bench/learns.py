@@ -1,6 +1,7 @@
 """Does co-training teach a real model? SmolLM2-135M on held-out multiple choice with evidence, by seed (docs/learns.md).
 
     python bench/learns.py [--questions facts] [--seeds 3] [--count 200] [--set maporl.iterations=8]
+    python bench/learns.py --trial --seeds 1      # validation questions only: to choose a recipe by
 
 The corpus and the base are made once by the graph (bench/learns.yaml). Then, for each seed, by the functions that the graph runs: the four
 roles and the lone agent are fine-tuned on the same rows, the team is co-trained on the co-training split, the lone agent is trained by RL
@@ -47,6 +48,7 @@ MORE = "sft_more"
 TEAM = "maporl_team"
 TEAMS = ("sft_team", TEAM)
 STEPS = ("sft", "team", "agent", "more", "ask")
+TRIAL = ("sft", "team", "trial")
 MORE_EPOCHS = 2
 """Of fine-tuning on all rows: about the time that fine-tuning and co-training take together."""
 MADE = ("sources/benchmarks", "corpus/clean", "splits/train", "splits/cotrain", "splits/validation", "models/base")
@@ -100,7 +102,7 @@ def step(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
         began = time.monotonic()
         made = {key: settings.outputs / key for key in MADE}
         made |= {f"models/{model}": folder / "models" / model for model in (*ROLES, "agent", "maporl_team", "agent_rl")}
-        found = {"sft": fine_tune, "team": co_train, "agent": co_train, "more": fine_tune_more, "ask": ask}[name](
+        found = {"sft": fine_tune, "team": co_train, "agent": co_train, "more": fine_tune_more, "trial": trial, "ask": ask}[name](
             name, settings, seed, folder, made, options
         )
         store.write_json(done, {"step": name, "seed": seed, "seconds": round(time.monotonic() - began, 1), **found})
@@ -111,15 +113,7 @@ def fine_tune(
     name: str, settings: Settings, seed: int, folder: Path, made: Mapping[str, Path], options: argparse.Namespace
 ) -> dict[str, Any]:  # fmt: skip
     """The four roles and the lone agent, in one pass."""
-    from medpipe.training import sft
-
-    own = settings.model_copy(update={"seed": seed})
-    keys = [f"models/{learner}" for learner in (*ROLES, "agent")]
-    outcomes = sft.run({key: job_of(key, own, folder, made, "sft") for key in keys})
-    refuse_failed(
-        {check.name for outcome in outcomes.values() for check in outcome.checks if not check.passed and check.severity == "error"}
-    )
-    return {"validation_loss": {key.partition("/")[2]: outcomes[key].metadata["validation_loss_after"] for key in keys}}
+    return fitted((*ROLES, "agent"), settings.model_copy(update={"seed": seed}), folder, made)
 
 
 def fine_tune_more(
@@ -145,12 +139,19 @@ def fine_tune_more(
     store.write_json(both / FILE, same.model_dump(mode="json"))
     longer = training.model_copy(update={"max_examples": len(rows), "epochs": MORE_EPOCHS})
     own = settings.model_copy(update={"seed": seed, "training": longer})
-    keys = [f"models/{role}" for role in ROLES]
-    outcomes = sft.run({key: job_of(key, own, folder / MORE, {**made, "splits/train": both}, "sft") for key in keys})
+    return fitted(ROLES, own, folder / MORE, {**made, "splits/train": both}) | {"rows": len(rows)}
+
+
+def fitted(learners: Sequence[str], settings: Settings, folder: Path, made: Mapping[str, Path]) -> dict[str, Any]:
+    """Fine-tune them together; their loss on validation rows."""
+    from medpipe.training import sft
+
+    keys = [f"models/{learner}" for learner in learners]
+    outcomes = sft.run({key: job_of(key, settings, folder, made, "sft") for key in keys})
     refuse_failed(
         {check.name for outcome in outcomes.values() for check in outcome.checks if not check.passed and check.severity == "error"}
     )
-    return {"rows": len(rows), "epochs": MORE_EPOCHS}
+    return {"validation_loss": {key.partition("/")[2]: outcomes[key].metadata["validation_loss_after"] for key in keys}}
 
 
 def co_train(
@@ -195,6 +196,27 @@ def ask(
     }  # fmt: skip
 
 
+def trial(
+    name: str, settings: Settings, seed: int, folder: Path, made: Mapping[str, Path], options: argparse.Namespace
+) -> dict[str, Any]:  # fmt: skip
+    """Shares of right answers on the validation split, by role: what a recipe is chosen by, while nobody is asked a held-out question."""
+    from medpipe import store
+    from medpipe.evaluation.systems import SYSTEMS as KNOWN
+    from medpipe.evaluation.systems import Bench, answer
+
+    questions = [row for row in store.read_examples(made["splits/validation"]) if row.is_choice]
+    asked = [system for system in systems(options) if system not in (MORE, "one_agent_rl")]
+    bench = Bench(job_of("trial", settings, folder, made, name), questions, [KNOWN[system] for system in asked])
+    told: dict[str, Any] = {"questions": len(questions)}
+    for system in asked:
+        found = answer(bench, KNOWN[system], range(len(questions)))
+        told[system] = round(fmean(one.decision.prediction == row.answer for one, row in zip(found, questions, strict=True)), 3)
+        if system in TEAMS:
+            rows = [{"answer": row.answer, "transcript": one.transcript} for one, row in zip(found, questions, strict=True)]
+            told[f"{system} by role"] = by_role(rows)
+    return told
+
+
 def by_role(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     """Of each role's messages: the share that is right, and the share that settles on what the planner said."""
     found: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
@@ -208,13 +230,15 @@ def by_role(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
 
 def caught(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
     """One question before and after: the first by id that the planner got wrong both times and only the co-trained team got right."""
+    from medpipe.schema import LETTERS
+
     before, after = ({row["id"]: row for row in rows[system]} for system in TEAMS)
     for id in sorted(after):
         wrong = [one[id]["transcript"]["turns"][0]["answer"] != one[id]["answer"] for one in (before, after)]
         if all(wrong) and after[id]["score"] > before[id]["score"]:
             told = {name: [turn["text"] for turn in one[id]["transcript"]["turns"]] for name, one in (("before", before), ("after", after))}
             question = after[id]["transcript"]["question"]
-            options = dict(zip("ABCDEFGHIJ", question["options"], strict=False))
+            options = dict(zip(LETTERS, question["options"], strict=False))
             return {"question": question["question"], "options": options, "answer": after[id]["answer"],
                     "evidence": after[id]["transcript"]["evidence"], **told}  # fmt: skip
     return {}
@@ -314,8 +338,8 @@ def conclude(found: Sequence[Mapping[str, Any]], options: argparse.Namespace) ->
 
 
 CURVES = (
-    ("Right while learning", "share of messages of the reporter", {"correct/reporter": "drawn at temperature 1"}),
-    ("Right on held-back questions", "share of answers", {"selection": "asked greedily"}),
+    ("Right while learning", "share of messages", {"correct/reporter": "reporter"}),
+    ("Right on held-back questions", "share of answers", {"selection": "team"}),
     ("Answers as the planner did", "share of messages", {f"copies_planner/{role}": role for role in ROLES[1:]}),
 )
 """Panels: title, unit, number of metrics.jsonl → what it is."""
@@ -354,6 +378,7 @@ def main() -> None:
     parser.add_argument(
         "--without", action="append", default=[], choices=["agent", "more"], help="a training to leave out; may be repeated"
     )
+    parser.add_argument("--trial", action="store_true", help="fine-tune, co-train and ask validation questions only: to choose a recipe")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="exception to bench/learns.yaml; may be repeated")
     parser.add_argument("--work", default="outputs/bench/learns", help="folder for all that is made")
     parser.add_argument("--plot", type=Path, help="where the curves are drawn, such as docs/img/learns.png")
@@ -367,13 +392,15 @@ def main() -> None:
     began = time.monotonic()
     corpus_and_base(options)
     found = []
+    steps = TRIAL if options.trial else [step for step in STEPS if step not in options.without]
     for seed in range(options.seeds):
-        for name in (step for step in STEPS if step not in options.without):
+        for name in steps:
             told = child(name, seed, options)
             print(json.dumps({key: value for key, value in told.items() if key not in ("scores", "topics", "caught")}), flush=True)
             if name == "ask":
                 found.append(told)
-    conclude(found, options)
+    if not options.trial:
+        conclude(found, options)
     if options.plot:
         print(f"drawn: {draw(options.seeds, options, options.plot)}")
     print(f"{time.monotonic() - began:.0f} s in this call")

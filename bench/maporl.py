@@ -79,11 +79,7 @@ def by_medpipe(options: argparse.Namespace) -> dict[str, Any]:
     learners = learners_of(model, adapters, maporl)  # type: ignore[arg-type]
     build(None)  # loads the workflow's library
     started = clock()
-    alone = dict.fromkeys(
-        ("planner", "researcher", "analyst"), 0
-    )  # who answers alone may write what the four would: here a reporter's message
-    rules = chosen.team.model_copy(update={"max_new_tokens": {**chosen.team.max_new_tokens, **alone}})
-    team = Team(model, adapters, rules, maporl.temperature, torch.Generator().manual_seed(0), score)  # type: ignore[arg-type]
+    team = Team(model, adapters, chosen.team, maporl.temperature, torch.Generator().manual_seed(0), score)  # type: ignore[arg-type]
     episodes = team.begin(*cases("play", options.questions), options.samples)
     batch = Batch(episodes, rollout(team, episodes))
     drawing = since(started)["cpu_seconds"]

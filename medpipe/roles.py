@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from medpipe.answers import answer_text, split_answer
@@ -130,12 +130,22 @@ def target_for(role: Role, question: QAExample, evidence: Sequence[str]) -> str:
     return _TARGETS[role](question, evidence)
 
 
+def in_steps(question: QAExample, evidence: Sequence[str]) -> bool:
+    """Whether the roles do a step of a comparison each: question and passages tell a fact under the same label."""
+    return question.is_choice and _fact(question, evidence) is not None
+
+
 def lone_target(question: QAExample, evidence: Sequence[str]) -> str:
-    """What the agent that answers alone learns to say: the reporter's message, behind all the steps where roles do one each."""
-    if not question.is_choice or not _fact(question, evidence):
+    """What the agent that answers alone learns to say: the reporter's message, or all of the steps where roles do one each."""
+    if not in_steps(question, evidence):
         return target_for("reporter", question, evidence)
     steps = [split_answer(target_for(role, question, evidence))[0] for role in ROLES]
     return " ".join([*steps, answer_text(question, question.answer)])
+
+
+def lone_budget(limits: Mapping[Role, int], question: QAExample, evidence: Sequence[str]) -> int:
+    """Tokens that the agent's message may have: the reporter's, or those of all four roles where it does all of their steps."""
+    return sum(limits.values()) if in_steps(question, evidence) else limits["reporter"]
 
 
 def likely_messages(role: Role, question: QAExample, evidence: Sequence[str]) -> list[str]:

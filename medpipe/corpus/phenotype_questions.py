@@ -23,7 +23,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from medpipe.answers import NAME_CHARS
 from medpipe.corpus.options import AIMS, Stems, alike, distractors, draw, even_letters, grade, incidence, stems
@@ -91,15 +91,14 @@ def generate(known: Phenotypes, seed: int, diseases: int, per_disease: int, opti
         asked: list[tuple[str, frozenset[str]]] = []
         for turn in range(per_disease):
             if facts:
-                found = _with_fact(drawn, number, pool, asked, options, chance)
+                parts = _with_fact(drawn, number, pool, asked, options, chance)
             else:
-                found = _with_findings(drawn, number, pool, asked, options, AIMS[(number + turn) % len(AIMS)], chance)
-            if found is None:
+                parts = _with_findings(drawn, number, pool, asked, options, AIMS[(number + turn) % len(AIMS)], chance)
+            if parts is None:
                 break
-            label, shown, said, wrong = found
-            asked.append((label, frozenset(shown)))
-            question = ways[turn % len(ways)].format(said)
-            rows.append(_row(topic, shown, question, turn + 1, [drawn[other] for other in wrong], next(letters)))
+            asked.append((parts.label, frozenset(parts.shown)))
+            question = ways[turn % len(ways)].format(parts.said)
+            rows.append(_row(topic, parts.shown, question, turn + 1, [drawn[other] for other in parts.wrong], next(letters)))
     if not rows:
         raise MedpipeError(
             got=f"no question on {len(drawn)} diseases", expected="some whose findings enough of the others share or lack",
@@ -205,14 +204,19 @@ class _Topic:
         return chance.choice(ways)
 
 
-Drawn = tuple[str, Sequence[str], str, Sequence[int]]
-"""Of a question: the label of its fact, its findings, how both are said, and the places of its distractors."""
+class _Parts(NamedTuple):
+    """What a question is made of."""
+
+    label: str  # of the fact beside the findings; empty where there is none
+    shown: Sequence[str]  # terms of the findings
+    said: str
+    wrong: Sequence[int]  # places of the distractors among the drawn diseases
 
 
 def _with_findings(
     drawn: Sequence[_Topic], number: int, pool: _Pool, asked: Sequence[tuple[str, frozenset[str]]], options: int,
     aim: Literal["near", "mixed", "far"], chance: random.Random,
-) -> Drawn | None:  # fmt: skip
+) -> _Parts | None:  # fmt: skip
     """A question whose distractors lack one of the findings; None where the disease gives no more."""
     topic = drawn[number]
     shown = topic.choose([earlier for _, earlier in asked], chance)
@@ -220,12 +224,12 @@ def _with_findings(
     if not shown or len(candidates) < options - 1:
         return None
     wrong = distractors(candidates, aim, options - 1, chance)
-    return "", shown, "; ".join(topic.say(term, aim == "far", chance) for term in shown), wrong
+    return _Parts("", shown, "; ".join(topic.say(term, aim == "far", chance) for term in shown), wrong)
 
 
 def _with_fact(
     drawn: Sequence[_Topic], number: int, pool: _Pool, asked: Sequence[tuple[str, frozenset[str]]], options: int, chance: random.Random
-) -> Drawn | None:  # fmt: skip
+) -> _Parts | None:  # fmt: skip
     """A question that findings alone leave open; None where there are not enough diseases of either kind."""
     topic = drawn[number]
     for _ in range(TRIES):
@@ -237,7 +241,7 @@ def _with_fact(
         wrong = [*chance.sample(decoys, DECOYS), *chance.sample(others, options - 1 - DECOYS)]
         chance.shuffle(wrong)
         said = "; ".join(topic.say(term, True, chance) for term in shown)
-        return label, shown, f"{said}. {label}: {topic.values[label]}", wrong
+        return _Parts(label, shown, f"{said}. {label}: {topic.values[label]}", wrong)
     return None
 
 

@@ -25,7 +25,7 @@ from medpipe.answers import answer_text, split_answer
 from medpipe.corpus.biomcp import CACHE, open_evidence
 from medpipe.corpus.evidence import Passage, origin_of
 from medpipe.job import Job
-from medpipe.roles import words
+from medpipe.roles import lone_budget, words
 from medpipe.schema import LETTERS, ROLES, QAExample, Role
 from medpipe.team.ask import look_up
 from medpipe.team.transcript import ALONE, Frame
@@ -267,7 +267,9 @@ def _sampled(bench: Bench, system: System, part: Sequence[int]) -> list[list[Epi
     import torch
 
     team, seed = bench.job.settings.team, f"{bench.job.settings.seed}/{bench.questions[part[0]].id}"
-    left = max(1, team.max_rounds_per_episode * sum(team.max_new_tokens.values()) // team.max_new_tokens["reporter"])
+    texts = [[passage.text for passage in bench.passages[n]] if system.evidence else [] for n in part]
+    message = max(lone_budget(team.max_new_tokens, bench.questions[n], own) for n, own in zip(part, texts, strict=True))
+    left = max(1, team.max_rounds_per_episode * sum(team.max_new_tokens.values()) // message)
     generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:7], "big"))
     drawn: list[list[Episode]] = [[] for _ in part]
     while left:

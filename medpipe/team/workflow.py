@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 from medpipe.answers import malformed, parse_answer
 from medpipe.config import Team as Rules
 from medpipe.models.drafts import Draft
-from medpipe.roles import likely_messages
+from medpipe.roles import likely_messages, lone_budget
 from medpipe.schema import ROLES, QAExample, Role
 from medpipe.team.episode import Episode, Turn
 from medpipe.team.transcript import Frame
@@ -112,10 +112,12 @@ class Team:
     speaks_as: Mapping[Role, str] = field(default_factory=dict)  # another name in the turn's header than the role's own
     draw: Callable[..., list[Completion]] | None = None  # instead of the model's own `generate`: with a memory, say
 
-    def budget(self, role: Role) -> int:
-        """Tokens that a message may have. Who answers alone may write what the four would: it does all of their steps."""
+    def budget(self, role: Role, episodes: Sequence[Episode]) -> int:
+        """Tokens that a message may have in these episodes; who answers alone may need those of all four (medpipe/roles.py)."""
         limits = self.rules.max_new_tokens
-        return limits[role] if len(self.adapters) > 1 else sum(limits.values())
+        if len(self.adapters) > 1 or role != "reporter":
+            return limits[role]
+        return max(lone_budget(limits, episode.question, episode.evidence) for episode in episodes)
 
     def begin(self, questions: Sequence[QAExample], evidence: Sequence[Sequence[str]], samples: int = 1) -> list[Episode]:
         """Episodes that have not begun: every question as often as it is sampled."""
@@ -168,7 +170,7 @@ def _speaker(team: Team | None, readings: Readings | None, role: Role) -> Callab
         reading = readings.of(model, adapter)
         reading = reading if len(rows) == len(episodes) else reading.select(rows)
         draw, spoken_to = team.draw or _generate, [episodes[row] for row in rows]
-        limit, contexts = team.budget(role), [episode.tokens for episode in spoken_to]
+        limit, contexts = team.budget(role, spoken_to), [episode.tokens for episode in spoken_to]
         drafts = drafts_of(frame, spoken_to, role, name, limit)
         said = draw(model, adapter, reading, contexts, frame.invocation(name), limit, team.temperature, team.generator, drafts)
         drawn = (started, time.time_ns())

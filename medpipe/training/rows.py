@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from medpipe.config import Settings
 from medpipe.models.adapters import Turn
-from medpipe.roles import Said, lone_target, mates_before, target_for
+from medpipe.roles import Said, lone_budget, lone_target, mates_before, target_for
 from medpipe.schema import AGENT, ROLES, Learner, QAExample, Role, speaker_of
 from medpipe.team.transcript import Frame
 
@@ -50,9 +50,8 @@ def make_lesson(
 
     turns: dict[Learner, Turn] = {}
     if AGENT in learners:
-        role = speaker_of(AGENT)
-        limit = sum(team.max_new_tokens.values()) if row.is_choice else team.max_new_tokens[role]  # room for the steps of all four
-        turns[AGENT] = Turn(list(tokens), frame.invocation(role), frame.completion(lone_target(row, evidence), limit))
+        limit = lone_budget(team.max_new_tokens, row, evidence)
+        turns[AGENT] = Turn(list(tokens), frame.invocation(speaker_of(AGENT)), frame.completion(lone_target(row, evidence), limit))
     earlier, this = mates_before(row, evidence)
     for said in earlier:
         tokens = [*tokens, *_turn(frame, said, message)]

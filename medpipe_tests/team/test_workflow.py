@@ -190,7 +190,7 @@ def test_absent_roles_are_silent_and_the_last_that_is_there_answers(model: Adapt
     assert "researcher\n" not in model.tokenizer.decode(episode.tokens)
 
 
-def test_who_answers_alone_may_write_what_the_four_would(model: AdapterModel) -> None:
+def test_who_answers_alone_may_write_what_the_four_would_where_it_does_their_steps(model: AdapterModel) -> None:
     limits: list[int] = []
 
     def draw(model: AdapterModel, adapter: str | None, reading: Any, contexts: Any, invocation: Any, limit: int, *how: Any) -> Any:
@@ -198,10 +198,13 @@ def test_who_answers_alone_may_write_what_the_four_would(model: AdapterModel) ->
         return [Completion((0,), (-0.1,), "Answer: asthma (B)", True) for _ in contexts]
 
     rules = RULES.model_copy(update={"max_rounds_per_episode": 1})
+    fact = choice_row(question="It wheezes. Onset: childhood. What is it?")
     for adapters in ({"reporter": None}, {"planner": None, "reporter": None}):
         crew = Team(model, cast(Any, adapters), rules, draw=draw)
-        rollout(crew, crew.begin([choice_row()], [[]]))
-    assert limits == [sum(BUDGETS.values()), BUDGETS["planner"], BUDGETS["reporter"]]
+        for row, passage in ((choice_row(), "asthma: It wheezes."), (fact, "asthma: Onset: childhood.")):
+            rollout(crew, crew.begin([row], [[passage]]))
+    both = [BUDGETS["planner"], BUDGETS["reporter"]]
+    assert limits == [BUDGETS["reporter"], sum(BUDGETS.values()), *both, *both]
 
 
 def test_a_speaker_may_be_shown_under_another_name(model: AdapterModel) -> None:

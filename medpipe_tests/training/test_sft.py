@@ -261,8 +261,7 @@ def test_each_learner_says_something_it_can_say_in_its_budget(chosen: list[QAExa
         assert lesson.tokens[: len(header)] == header and lesson.turns[AGENT].context == header
         for learner, turn in lesson.turns.items():
             role = speaker_of(learner)
-            assert turn.invocation == frame.invocation(role)
-            assert len(turn.completion) <= (4 * 64 if learner == AGENT and row.is_choice else 64)
+            assert turn.invocation == frame.invocation(role) and len(turn.completion) <= 64
             assert turn.completion[-1] == frame.end and not frame.forged(turn.completion)
             assert list(turn.context) == lesson.tokens[: len(turn.context)]
             text = str(frame.tokenizer.decode(list(turn.completion[:-1]))).strip()
