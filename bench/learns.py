@@ -364,7 +364,7 @@ def draw(seeds: int, options: argparse.Namespace, path: Path) -> Path:
         axes.set_xlabel("iteration")
         axes.set_ylabel(unit)
         axes.set_ylim(0, 1)
-        plots.title(axes, title)
+        plots.title(axes, title, width=18)
         plots.bare(axes)
         axes.legend(frameon=False, fontsize=7)
     return plots.save(figure, path)
